@@ -1,0 +1,1 @@
+"""The program that mixes what the devices send."""

@@ -1,0 +1,1 @@
+"""Many devices and one coordinator on the virtual clock."""

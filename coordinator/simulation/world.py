@@ -1,0 +1,126 @@
+"""The simulated world: where the simulator enters the device, at the reservoir.
+
+Every draw is keyed by (seed, device, purpose, task number), so that nothing depends on the order of events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_sdk.core.clock import NS, Clock
+from edge_sdk.core.interfaces import RoundSet, RoundSource
+from edge_sdk.core.records import Arrival, Dataset, Float32, RoundData
+from edge_sdk.learn.records import PhaseJob
+
+from coordinator.simulation.profiles import WorldProfile  # isort: skip
+
+_ARRIVALS, _SPEED = 1, 2  # purposes of random streams
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted:
+    """One modality's arrival in one round."""
+
+    modality: str
+    after_s: float  # since the start of the round
+    count: int  # rows that have it
+
+
+def script(
+    data: Dataset, profile: WorldProfile, *, seed: int, device: int, task: int, modalities: tuple[str, ...]
+) -> tuple[Scripted, ...]:
+    """Returns the arrivals of a round, earliest first; ties: the lower modality first (algorithms.md §3.1 A1)."""
+    rng = np.random.default_rng([seed, device, _ARRIVALS, task])
+    owned = [m for m in modalities if data.has[m].any()]
+    early = max(1, int(profile.early_fraction * len(owned)))
+    order = rng.permutation(len(owned))
+    bandwidth = rng.uniform(profile.bandwidth_low_kbps, profile.bandwidth_high_kbps) * 1000.0
+    arrivals = []
+    for place, index in enumerate(order):
+        m = owned[index]
+        rows = data.has[m]
+        size = int(rows.sum()) * data.x[m][0].nbytes
+        start_s = 0.0 if place < early else profile.delay_s
+        arrivals.append(
+            (start_s + size / bandwidth, int(index), Scripted(m, start_s + size / bandwidth, int(rows.sum())))
+        )
+    return tuple(a for _, _, a in sorted(arrivals, key=lambda item: item[:2]))
+
+
+class ScriptedRound(RoundSet):
+    """A round set whose arrivals follow a script.
+
+    Args:
+        data: all rows of the client.
+        arrivals: the script, earliest first.
+        clock: virtual, or a wall clock on which the same times are waited out.
+    """
+
+    def __init__(self, data: Dataset, arrivals: tuple[Scripted, ...], clock: Clock) -> None:
+        self.indices = np.arange(len(data.y), dtype=np.int64)
+        self._data = data
+        self._clock = clock
+        self._start_ns = clock.now_ns()
+        self._left = deque(arrivals)
+
+    async def next_arrival(self) -> Arrival | None:
+        if not self._left:
+            return None
+        coming = self._left[0]
+        t_ns = self._start_ns + round(coming.after_s * NS)
+        await self._clock.sleep_until(t_ns)
+        self._left.popleft()  # only now: a cancelled wait loses nothing
+        return Arrival(coming.modality, t_ns, coming.count)
+
+    def data(self, modalities: tuple[str, ...]) -> RoundData:
+        whole = self._data
+        rows = np.ones(len(whole.y), bool)
+        for m in modalities:
+            rows &= whole.has[m]
+        if rows.all():
+            return RoundData(
+                self.indices, whole.y, _cut(whole, modalities, None), {m: whole.has[m] for m in modalities}
+            )
+        kept = np.flatnonzero(rows)
+        return RoundData(
+            kept, whole.y[kept], _cut(whole, modalities, kept), {m: whole.has[m][kept] for m in modalities}
+        )
+
+
+def _cut(data: Dataset, modalities: tuple[str, ...], rows: np.ndarray | None) -> dict[str, Float32]:
+    return {m: data.x[m] if rows is None else data.x[m][rows] for m in modalities}
+
+
+class ScriptedSource(RoundSource):
+    """The reservoir of a simulated device: its rows of the data set, arriving as the world says."""
+
+    def __init__(self, data: Dataset, profile: WorldProfile, clock: Clock, *, seed: int, device: int) -> None:
+        self._data = data
+        self._profile = profile
+        self._clock = clock
+        self._seed = seed
+        self._device = device
+
+    async def freeze(self, task_number: int, modalities: tuple[str, ...]) -> ScriptedRound:
+        arrivals = script(
+            self._data, self._profile, seed=self._seed, device=self._device, task=task_number, modalities=modalities
+        )
+        return ScriptedRound(self._data, arrivals, self._clock)
+
+
+class ModelledCost:
+    """Modelled duration of a phase on one device, ns."""
+
+    def __init__(self, profile: WorldProfile, *, seed: int, device: int, devices: int) -> None:
+        slow = np.random.default_rng([seed, 0, _SPEED]).permutation(devices) < round(profile.slow_fraction * devices)
+        factor = profile.board_factor * (profile.slow_factor if slow[device] else 1.0)
+        self._sample_ns = profile.sample_s * factor * NS
+
+    def __call__(self, job: PhaseJob) -> int:
+        return round(self._sample_ns * len(job.data.y) * job.phase.epochs * len(job.phase.modalities))
+
+
+__all__ = ["ModelledCost", "Scripted", "ScriptedRound", "ScriptedSource", "script"]

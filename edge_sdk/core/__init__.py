@@ -1,0 +1,1 @@
+"""Records, configuration, clocks and the seams that both programs share."""

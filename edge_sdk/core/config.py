@@ -1,0 +1,177 @@
+"""Configuration files: TOML into frozen records, with errors that name file, section and key.
+
+Precedence: command line, `EDGE_*` environment (`EDGE_BROKER__PORT=1884` sets `broker.port`), file, default.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.spec import IDENTIFIER, Model
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+C = TypeVar("C", bound=Model)
+
+
+class BrokerConfig(Model):
+    """Where the MQTT broker is. Secrets come from a file or from `EDGE_BROKER__PASSWORD`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=1883, ge=1, le=65535)
+    username: str = ""
+    password: str = Field(default="", repr=False)
+    password_file: Path | None = None
+    ca_file: Path | None = None  # TLS when set
+    keepalive_s: int = Field(default=30, ge=1)
+
+
+class SensorConfig(Model):
+    """One sensor; every further key belongs to the driver."""
+
+    driver: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    drop: Literal["drop_oldest", "latest", "block"] = "drop_oldest"
+    buffer_s: float = Field(default=30.0, gt=0)  # seconds of samples the ring holds
+
+
+class ReservoirConfig(Model):
+    """How many windows a device keeps, and when a round set is complete."""
+
+    round_windows: int = Field(default=512, ge=1)
+    min_windows: int = Field(default=16, ge=1)  # fewer than this: wait before a round begins
+    complete_fraction: float = Field(default=0.95, gt=0, le=1)
+    incomplete: Literal["drop", "mask"] = "drop"
+    wait_limit_s: float = Field(default=600.0, gt=0)
+    join_horizon_s: float = Field(default=900.0, gt=0)
+    label_wait_s: float = Field(default=600.0, gt=0)
+    max_windows: int = Field(default=4096, ge=1)
+    memory_mb: float = Field(default=256.0, gt=0)
+    eviction: Literal["oldest", "class_balanced"] = "oldest"
+    persist: bool = True  # survive restarts (disk, in state_dir)
+    disk_mb: float = Field(default=1024.0, gt=0)
+
+
+class InferenceConfig(Model):
+    """Which model predicts, and through what."""
+
+    enabled: bool = True
+    follow: Literal["newest", "best", "local"] = "newest"
+    engine: str = "ort"
+    graph: Path | None = None  # an exported graph; needed where torch is not installed
+    publish: bool = True
+    parity_tolerance: float = Field(default=1e-3, gt=0)
+
+
+class TrainerConfig(Model):
+    """Training on the device."""
+
+    enabled: bool = True
+    niceness: int = Field(default=10, ge=0, le=19)
+    threads: int = Field(default=1, ge=1)
+    max_temp_c: float = 95.0
+    min_free_mb: float = 200.0
+
+
+class LabelConfig(Model):
+    """One label source; every further key belongs to it."""
+
+    source: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class DeviceSection(Model):
+    """Who this device is."""
+
+    id: str = Field(pattern=IDENTIFIER)
+    federation: str = Field(pattern=IDENTIFIER)
+    state_dir: Path = Path("/var/lib/edge-sdk")
+    stream_speed: float = Field(default=1.0, gt=0)  # replayed sensors: seconds of stream time per second
+    seed: int = 0
+
+
+class DeviceConfig(Model):
+    """The configuration file of a device."""
+
+    device: DeviceSection
+    broker: BrokerConfig = BrokerConfig()
+    sensors: dict[str, SensorConfig] = Field(default_factory=dict)  # key: modality name
+    labels: dict[str, LabelConfig] = Field(default_factory=dict)
+    reservoir: ReservoirConfig = ReservoirConfig()
+    inference: InferenceConfig = InferenceConfig()
+    training: TrainerConfig = TrainerConfig()
+
+
+def load_toml(path: Path, kind: type[C], overrides: Mapping[str, Any] | None = None) -> C:
+    """Reads a TOML file into a configuration record.
+
+    Args:
+        path: the file.
+        kind: the record.
+        overrides: dotted key → value, from the command line; wins over everything.
+
+    Raises:
+        ConfigError: names the file, the section and the key of everything that is wrong.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for key, value in {**_environment(), **(overrides or {})}.items():
+        _set(raw, key.split("."), value)
+    return parse(raw, kind, str(path))
+
+
+def parse(raw: Mapping[str, Any], kind: type[C], where: str) -> C:
+    """Validates plain data into a record; `where` names their origin in errors."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{where}:{'.'.join(map(str, e['loc'])) or '(top)'}: {_sentence(e)}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown key; remove it or check its spelling"
+    return f"{error['msg']}, found {error.get('input')!r}"
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name[len("EDGE_") :].lower().replace("__", "."): value
+        for name, value in os.environ.items()
+        if name.startswith("EDGE_") and "__" in name
+    }
+
+
+def _set(raw: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        raw = raw.setdefault(key, {})
+    raw[keys[-1]] = value
+
+
+__all__ = [
+    "BrokerConfig",
+    "DeviceConfig",
+    "DeviceSection",
+    "InferenceConfig",
+    "LabelConfig",
+    "ReservoirConfig",
+    "SensorConfig",
+    "TrainerConfig",
+    "load_toml",
+    "parse",
+]

@@ -1,0 +1,153 @@
+"""The error tree of Edge SDK.
+
+    EdgeError
+    ├── ConfigError                     a file, flag or environment variable is wrong (also ValueError)
+    ├── PluginError                     a driver, method, codec … cannot be found or loaded
+    ├── DataError                       a data set or recording is incomplete or malformed (also ValueError)
+    ├── SensorError
+    │   ├── SensorUnavailable           cannot be opened (also ConnectionError)
+    │   └── SensorTimeout               opened, but delivers nothing (also TimeoutError)
+    ├── CodecError (also ValueError)
+    │   ├── WireFormatError             bytes that break the wire format
+    │   └── ShapeMismatch               tensors that do not fit the model
+    ├── TransportError
+    │   └── NotConnected                the broker is not connected now (also ConnectionError)
+    ├── UpdateRejected                  an update the coordinator does not take; carries a Reason
+    ├── StoreError                      the coordinator's store or a device's outbox cannot be used
+    ├── EngineError
+    │   └── ParityError                 a new engine disagrees with the model it was made from
+    ├── BoardError
+    └── Deadlock                        virtual time has nothing left to wait for
+
+Messages say what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class EdgeError(Exception):
+    """Base of every error that Edge SDK raises on purpose."""
+
+
+class ConfigError(EdgeError, ValueError):
+    """A configuration file, flag or environment variable is wrong."""
+
+
+class PluginError(EdgeError):
+    """A plug-in cannot be found or loaded."""
+
+
+class DataError(EdgeError, ValueError):
+    """A data set or recording is incomplete or malformed."""
+
+
+class SensorError(EdgeError):
+    """A sensor cannot be used."""
+
+
+class SensorUnavailable(SensorError, ConnectionError):
+    """A sensor cannot be opened, or went away."""
+
+
+class SensorTimeout(SensorError, TimeoutError):
+    """A sensor is open but delivers nothing."""
+
+
+class CodecError(EdgeError, ValueError):
+    """Bytes or tensors that a codec cannot take."""
+
+
+class WireFormatError(CodecError):
+    """Bytes that break the wire format."""
+
+
+class ShapeMismatch(CodecError):
+    """Tensors that do not fit the model of the federation."""
+
+
+class TransportError(EdgeError):
+    """The transport failed."""
+
+
+class NotConnected(TransportError, ConnectionError):
+    """The broker is not connected at this moment."""
+
+
+class Reason(str, Enum):
+    """Why an update was not applied; travels in a reply and is counted by the coordinator."""
+
+    UNKNOWN_DEVICE = "unknown_device"
+    UNKNOWN_TASK = "unknown_task"
+    UNKNOWN_BASE = "unknown_base"
+    BASE_EXPIRED = "base_expired"
+    ROLLED_BACK_BASE = "rolled_back_base"
+    SPEC_CHANGED = "spec_changed"
+    SHAPE = "shape"
+    PAYLOAD = "payload"
+    NON_FINITE = "non_finite"
+    NORM = "norm"
+    STALE = "stale"
+    DUPLICATE = "duplicate"
+    SEQUENCE_REUSED = "sequence_reused"
+    RATE = "rate"
+    MALFORMED = "malformed"
+    STORE = "store"
+
+
+class UpdateRejected(EdgeError):
+    """An update the coordinator does not take.
+
+    Args:
+        reason: what the device is told.
+        detail: one sentence for people.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class StoreError(EdgeError):
+    """The coordinator's store or a device's outbox cannot be used."""
+
+
+class EngineError(EdgeError):
+    """An inference engine cannot be built or run."""
+
+
+class ParityError(EngineError):
+    """A new engine disagrees with the model it was made from."""
+
+
+class BoardError(EdgeError):
+    """A board fact cannot be read."""
+
+
+class Deadlock(EdgeError):
+    """Virtual time stands still: nothing is ready and no timer is set."""
+
+
+__all__ = [
+    "BoardError",
+    "CodecError",
+    "ConfigError",
+    "DataError",
+    "Deadlock",
+    "EdgeError",
+    "EngineError",
+    "NotConnected",
+    "ParityError",
+    "PluginError",
+    "Reason",
+    "SensorError",
+    "SensorTimeout",
+    "SensorUnavailable",
+    "ShapeMismatch",
+    "StoreError",
+    "TransportError",
+    "UpdateRejected",
+    "WireFormatError",
+]

@@ -1,0 +1,216 @@
+"""The seams: what a driver, a transport, an engine, a codec step and a label source must do.
+
+Implementations are found by entry point (`edge_sdk.core.registry`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edge_sdk.core.clock import monotonic_ns
+from edge_sdk.core.records import Arrival, Chunk, Float32, Int64, Label, ModelTensors, RoundData
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A device that a driver sees."""
+
+    driver: str
+    id: str  # stable across reboots: by-id path, serial number
+    description: str
+    toml: str  # lines to paste into a device's configuration
+
+
+class Driver(ABC):
+    """One sensor stream. Everything but `read` may be left as it is.
+
+    `streams.pump` owns the thread that calls these; a driver needs no lock.
+
+    Args:
+        stream: modality name that chunks carry.
+        options: the driver's own keys of `[sensors.<modality>]`.
+    """
+
+    paced: ClassVar[bool] = True  # read() itself waits for real time; False: the driver is always ready
+
+    def __init__(self, stream: str, options: Mapping[str, Any]) -> None:
+        self.stream = stream
+        self.options = options
+        self.now_ns: Callable[[], int] = monotonic_ns  # the pump puts the device's stream clock here
+        self.speed = 1.0  # seconds of the stream clock per second of the host; the pump sets it
+
+    @abstractmethod
+    def open(self) -> None:
+        """Opens the device; SensorUnavailable says what to do when it cannot."""
+
+    @abstractmethod
+    def read(self, timeout_s: float) -> Chunk | None:
+        """Blocks for at most `timeout_s`; None: nothing new. EOFError: a finite source is exhausted."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the device; may be called twice."""
+
+    @staticmethod
+    def detect() -> list[Found]:
+        """Returns what is connected; never prompts, never blocks for more than a second."""
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that arrived."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The transport is connected (again); retained state and subscriptions of the peer are gone."""
+
+    count: int  # 1 for the first connection
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The transport lost its connection and is trying to come back."""
+
+    reason: str
+
+
+TransportEvent = Message | Connected | Disconnected
+
+
+class Transport(ABC):
+    """Publish and subscribe with at-least-once delivery while connected, and nothing kept while not.
+
+    Connecting, reconnecting with back-off and re-subscribing happen inside; `events()` is the one ordered
+    stream of what happened.
+    """
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Begins to connect; returns at once."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Disconnects for good."""
+
+    @property
+    @abstractmethod
+    def connected(self) -> bool:
+        """True between Connected and Disconnected."""
+
+    @abstractmethod
+    async def subscribe(self, *filters: str) -> None:
+        """Subscribes now and after every reconnect."""
+
+    @abstractmethod
+    async def unsubscribe(self, *filters: str) -> None:
+        """Takes subscriptions back."""
+
+    @abstractmethod
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Returns when the broker has it (QoS 1); NotConnected if the connection is or goes down."""
+
+    @abstractmethod
+    def events(self) -> AsyncIterator[TransportEvent]:
+        """Yields messages and connection changes in the order in which they happened; one consumer."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInfo:
+    """What an exported graph says of itself; written beside it as JSON."""
+
+    modalities: tuple[str, ...]  # graph inputs in this order: <modality> float32 (B, *shape), then mask (B, M)
+    shapes: Mapping[str, tuple[int, ...]]
+    classes: tuple[str, ...]
+    layout_digest: str  # digest of the model layout its weights come from
+
+
+class Engine(ABC):
+    """Runs the fused model: any subset of modalities, one graph."""
+
+    provider: str  # what really runs it, e.g. "CPUExecutionProvider"
+
+    @abstractmethod
+    def run(self, x: Mapping[str, Float32], mask: Float32) -> Float32:
+        """Returns logits float32 (B, C).
+
+        Args:
+            x: modality → float32 (B, *shape); rows whose mask is 0 may hold anything finite.
+            mask: float32 (B, M), 1 where the modality is there, in the order of the spec.
+        """
+
+    @abstractmethod
+    def with_tensors(self, tensors: ModelTensors) -> Engine:
+        """Returns a new engine with these weights beside this one, without a new export."""
+
+
+class CodecStep(ABC):
+    """One step of a codec chain; stateless. Bytes and arrays in, bytes and arrays out."""
+
+    name: ClassVar[str]
+
+
+class LabelSource(ABC):
+    """Where labels come from."""
+
+    @abstractmethod
+    def labels(self) -> AsyncIterator[Label]:
+        """Yields labels on the device's stream clock as they become known; ends or waits for ever."""
+
+
+class RoundSet(ABC):
+    """The windows frozen for one task."""
+
+    indices: Int64  # (n,)
+
+    @abstractmethod
+    async def next_arrival(self) -> Arrival | None:
+        """Waits for the next modality to become complete; None: no further one will come (`wait_limit_s`)."""
+
+    @abstractmethod
+    def data(self, modalities: tuple[str, ...]) -> RoundData:
+        """Returns what has arrived of these modalities, labelled rows only.
+
+        Under `incomplete = "drop"` rows that lack one of these modalities are left out.
+        """
+
+
+class RoundSource(ABC):
+    """Where a trainer gets its data: the live reservoir, or the simulator's script."""
+
+    @abstractmethod
+    async def freeze(self, task_number: int, modalities: tuple[str, ...]) -> RoundSet:
+        """Waits until there is enough to train on, then returns the round set of this task."""
+
+
+def mask_row(present: tuple[str, ...], modalities: tuple[str, ...]) -> Float32:
+    """Returns float32 (1, M): 1 for every modality in `present`."""
+    return np.array([[1.0 if m in present else 0.0 for m in modalities]], np.float32)
+
+
+__all__ = [
+    "CodecStep",
+    "Connected",
+    "Disconnected",
+    "Driver",
+    "Engine",
+    "Found",
+    "GraphInfo",
+    "LabelSource",
+    "Message",
+    "RoundSet",
+    "RoundSource",
+    "Transport",
+    "TransportEvent",
+    "mask_row",
+]

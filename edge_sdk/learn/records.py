@@ -1,0 +1,211 @@
+"""Records of local training: batches, phases, the jobs that carry them into another process, and what rules see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_sdk.core.messages import Plan
+from edge_sdk.core.records import Array, Arrival, ModelTensors, RoundData
+from edge_sdk.core.spec import FederationSpec
+
+Memory = dict[str, Array]  # a client rule's private tensors; numpy, so that it can be stored and cross processes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of a round set."""
+
+    x: Mapping[str, torch.Tensor]  # modality → float32 (B, *shape)
+    y: torch.Tensor  # int64 (B,)
+    mask: torch.Tensor  # float32 (B, M), 1 where the modality is there; columns in the order of the spec
+    rows: torch.Tensor  # int64 (B,) row numbers in RoundData: the key of anchors and other per-sample memory
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """What a forward pass gives."""
+
+    features: Mapping[str, torch.Tensor]  # modality → (B, D)
+    logits: torch.Tensor  # (B, C)
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method needs of the model besides encoders and fusion; `models.build` makes it."""
+
+    heads: bool = False  # shared uni-modal heads: modules "head.<modality>", linear D → C
+    cosine_head: bool = False  # fusion with normalised class vectors
+
+
+class FusedModel(Protocol):
+    """What rules may do with the model. Modules: "encoder.<m>", "fusion", and "head.<m>" where needed."""
+
+    modalities: tuple[str, ...]
+
+    def encode(self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+        """Returns features (B, D) of the given modalities (all of x if `only` is empty), normalisation included."""
+
+    def fuse(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """Returns logits (B, C); features that are absent or masked count as zeros (algorithms.md §2.1)."""
+
+    def module(self, name: str) -> nn.Module:
+        """Returns a module by its name in the federation's layout."""
+
+    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002 (torch's signature)
+        """Switches all modules to training mode, or to evaluation mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stage of a local round. A round ends with the phase whose `final` is true."""
+
+    name: str  # the method's word for it: "anchor", "fused", …
+    modalities: tuple[str, ...]  # modalities it reads
+    train: tuple[str, ...]  # modules of the shared model that it trains
+    epochs: int
+    final: bool = False  # its tensors are the update
+    keep: tuple[str, ...] = ()  # modules taken from the previous phase's result instead of the start version
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """What `ClientRule.schedule` decides from; called again after every arrival and every finished phase."""
+
+    plan: Plan
+    arrivals: tuple[Arrival, ...]  # in order of completion
+    absent: tuple[str, ...]  # planned modalities that will not come in this round
+    finished: tuple[Phase, ...]
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """Modalities that have arrived, in order of arrival."""
+        return tuple(a.modality for a in self.arrivals)
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Planned modalities that may still come."""
+        return tuple(m for m in self.plan.modalities if m not in self.here and m not in self.absent)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseJob:
+    """Everything a phase needs; crosses a process border."""
+
+    spec: FederationSpec
+    method: str  # registry name, resolved again in the worker
+    phase: Phase
+    view: RoundView
+    plan: Plan
+    start: ModelTensors  # the published version the task starts from
+    current: ModelTensors  # result of the previous phase (modules it trained), empty at first
+    data: RoundData
+    memory: Memory  # kept across rounds
+    carry: Memory  # kept across the phases of one round
+    extras: Mapping[str, Array]  # what the server rule sent for this task
+    seed: int  # derived from (seed, device, purpose, task number)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseResult:
+    """What comes back from a phase."""
+
+    tensors: ModelTensors  # the modules of phase.train after training, full values
+    memory: Memory
+    carry: Memory
+    payload: Mapping[str, Array]  # of the final phase
+    num_samples: int
+    num_steps: int
+    loss: float  # mean of the last epoch
+    train_s: float = 0.0
+
+
+@dataclass(slots=True)
+class ClientContext:
+    """What the hooks of a client rule work on during one phase."""
+
+    job: PhaseJob
+    model: FusedModel  # live; starts at job.start (and job.current for phase.keep)
+    rng: torch.Generator
+    memory: Memory  # change in `begin` and `end`
+    carry: Memory
+    own: nn.ModuleDict = field(default_factory=nn.ModuleDict)  # private modules, trained by the same optimiser
+    scratch: dict[str, Any] = field(default_factory=dict)  # a rule's own notes within the phase
+    num_steps: int = 0
+
+    @property
+    def spec(self) -> FederationSpec:
+        """The federation's spec."""
+        return self.job.spec
+
+    @property
+    def phase(self) -> Phase:
+        """The phase being trained."""
+        return self.job.phase
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.job.spec.classes)
+
+
+class Batches(Protocol):
+    """Iterates over batches of a round set."""
+
+    def __call__(self, ctx: ClientContext) -> Iterator[Batch]:
+        """Yields the batches of one epoch."""
+
+
+State = Mapping[str, NDArray[np.float64]]  # a server rule's state: flat table, so that a change of it is a patch
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateView:
+    """What a server rule sees of an update: its header, never its tensors."""
+
+    device: str
+    version: int  # t: the server's version before this update
+    staleness: int  # t − base version
+    modules: tuple[str, ...]  # modules that the update carries
+    modalities: tuple[str, ...]
+    num_samples: int
+    num_steps: int
+    payload: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What an async rule decides: θ_k ← θ_k + r_k(base + Δ − θ_k) ("mix") or θ_k ← θ_k + r_k Δ ("add")."""
+
+    by_module: Mapping[str, float]
+    op: str = "mix"
+
+    @classmethod
+    def same(cls, modules: tuple[str, ...], rate: float, op: str = "mix") -> Rates:
+        """One rate for every module."""
+        return cls({module: rate for module in modules}, op)
+
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "ClientContext",
+    "FusedModel",
+    "Memory",
+    "Needs",
+    "Out",
+    "Phase",
+    "PhaseJob",
+    "PhaseResult",
+    "Rates",
+    "RoundView",
+    "State",
+    "UpdateView",
+]

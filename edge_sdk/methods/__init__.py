@@ -1,0 +1,1 @@
+"""One file per paper: client rule and server rule together."""

@@ -1,0 +1,215 @@
+"""What a method is: a client rule, a server rule, and a description of what they say to each other.
+
+Rules hold equations only. The local loop stands in `learn.local_training` and calls the client hooks; the arithmetic
+on the global parameters stands in `learn.blending` and does what `Rates` say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own idiom)
+
+from edge_sdk.core import registry
+from edge_sdk.core.config import parse
+from edge_sdk.core.errors import ConfigError, Reason, UpdateRejected
+from edge_sdk.core.records import Array
+from edge_sdk.core.spec import FederationSpec, Model
+from edge_sdk.learn.records import (
+    Batch, ClientContext, Needs, Out, Phase, Rates, RoundView, State, UpdateView,
+)  # fmt: skip
+
+C = TypeVar("C", bound=Model)
+
+
+class NoConfig(Model):
+    """A rule without options."""
+
+
+class ClientRule(Generic[C]):
+    """What a method does on a device. Every hook has the plain fused training as its default.
+
+    Args:
+        config: the method's options.
+    """
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def schedule(self, view: RoundView) -> tuple[Phase, ...]:
+        """Returns the phases to run now, in order, finished ones left out; () waits for the next arrival."""
+        return () if view.waiting else (fused_phase(view),)
+
+    def begin(self, ctx: ClientContext) -> None:
+        """Before the first batch of a phase: private modules into `ctx.own`, notes into `ctx.scratch`."""
+
+    def forward(self, ctx: ClientContext, batch: Batch) -> Out:
+        """Returns features and logits of a batch."""
+        features = ctx.model.encode(batch.x, ctx.phase.modalities)
+        return Out(features, ctx.model.fuse(features, batch.mask))
+
+    def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
+        """Yields (weight, scalar tensor) terms of the loss."""
+        yield 1.0, F.cross_entropy(out.logits, batch.y)
+
+    def after_backward(self, ctx: ClientContext, batch: Batch, out: Out) -> None:
+        """Between backward and the optimiser's step: gradients may be changed."""
+
+    def end_epoch(self, ctx: ClientContext) -> None:
+        """After every epoch."""
+
+    def end(self, ctx: ClientContext) -> None:
+        """After the last epoch of a phase: what has to outlive it goes into `ctx.memory` or `ctx.carry`."""
+
+    def payload(self, ctx: ClientContext) -> dict[str, Array]:
+        """After the final phase: what is sent besides the tensors, as the payload schema declares."""
+        return {}
+
+
+class AsyncServerRule(Generic[C]):
+    """What a method does with one update. Pure: state in, rates and a patch of the state out.
+
+    Args:
+        config: the method's options.
+        spec: the federation's spec.
+    """
+
+    def __init__(self, config: C, spec: FederationSpec) -> None:
+        self.config = config
+        self.spec = spec
+
+    def init(self) -> State:
+        """Returns the state before the first update."""
+        return {}
+
+    def extras(self, state: State, device: str) -> dict[str, Array]:
+        """Returns what goes down with a task for this device."""
+        return {}
+
+    def rates(self, state: State, update: UpdateView) -> tuple[Rates, State]:
+        """Returns one rate per module of the update, and the entries of the state that change."""
+        raise ConfigError(f"{type(self).__qualname__} must define rates(state, update)")
+
+
+def fused_phase(view: RoundView, *, keep: tuple[str, ...] = ()) -> Phase:
+    """Returns the fused training of everything that is here, as the final phase."""
+    here = tuple(m for m in view.plan.modalities if m in view.here)
+    modules = (*(f"encoder.{m}" for m in here), "fusion")
+    return Phase("fused", here, modules, view.plan.epochs, final=True, keep=keep)
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadField:
+    """One array of a payload; `{modality}` in the name stands for every modality of the spec."""
+
+    name: str
+    shape: tuple[str | int, ...] = ()  # "C" classes, "D" feature size, "M" modalities, or a number
+    dtype: str = "float32"
+    low: float = -np.inf
+    high: float = np.inf
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadSchema:
+    """Everything a method sends up besides tensors; admission checks it."""
+
+    fields: tuple[PayloadField, ...] = ()
+
+    def check(self, payload: Mapping[str, Array], spec: FederationSpec) -> None:
+        """Raises UpdateRejected(PAYLOAD) if an array is undeclared, missing, of wrong shape or out of range."""
+        known = {
+            f.name.format(modality=m): f
+            for f in self.fields
+            for m in (spec.modality_names if "{modality}" in f.name else ("",))
+        }
+        for name in payload.keys() - known.keys():
+            raise UpdateRejected(Reason.PAYLOAD, f"{name!r} is not declared by the method; declared: {sorted(known)}")
+        for name, field in known.items():
+            if name in payload:
+                _check_field(name, field, payload[name], spec)
+            elif field.required:
+                raise UpdateRejected(Reason.PAYLOAD, f"{name!r} is missing")
+
+
+def _check_field(name: str, field: PayloadField, value: Array, spec: FederationSpec) -> None:
+    sizes: dict[str | int, int] = {
+        "C": len(spec.classes), "D": spec.model.feature_dim, "M": len(spec.modalities),
+    }  # fmt: skip
+    shape = tuple(n if isinstance(n, int) else sizes[n] for n in field.shape)
+    if value.shape != shape or value.dtype != np.dtype(field.dtype):
+        raise UpdateRejected(
+            Reason.PAYLOAD, f"{name!r}: expected {field.dtype} {shape}, found {value.dtype} {value.shape}"
+        )
+    if not bool(np.all((value >= field.low) & (value <= field.high))):  # NaN fails both
+        raise UpdateRejected(Reason.PAYLOAD, f"{name!r}: outside [{field.low:g}, {field.high:g}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A registered method."""
+
+    name: str
+    config: type[Model]
+    client: type[ClientRule[Any]]
+    server: type[AsyncServerRule[Any]]
+    source: str  # paper
+    uploads: PayloadSchema = PayloadSchema()
+    needs: Needs = Needs()
+    mode: str = "async"
+    server_config: type[Model] | None = None  # of a composition, where it differs
+
+    def client_rule(self, options: Mapping[str, Any]) -> ClientRule[Any]:
+        """Returns the client rule; ConfigError names a wrong option."""
+        return self.client(parse(_half(self, options, "client"), self.config, f"method.{self.name}"))
+
+    def server_rule(self, options: Mapping[str, Any], spec: FederationSpec) -> AsyncServerRule[Any]:
+        """Returns the server rule; ConfigError names a wrong option."""
+        kind = self.server_config or self.config
+        return self.server(parse(_half(self, options, "server"), kind, f"method.{self.name}"), spec)
+
+
+def _half(method: Method, options: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    """A composition takes its options as {"client": {…}, "server": {…}}; a plain method takes them flat."""
+    if "+" not in method.name:
+        return options
+    unknown = set(options) - {"client", "server"}
+    if unknown:
+        raise ConfigError(
+            f"method.{method.name}: options of a composition go under client and server, found {sorted(unknown)}"
+        )
+    half: Mapping[str, Any] = options.get(side, {})
+    return half
+
+
+def find(name: str) -> Method:
+    """Returns a method by registry name, or the composition `client+server` of two.
+
+    Raises:
+        PluginError: a name is not registered.
+        ConfigError: the composition makes no sense; says why.
+    """
+    first, plus, second = name.partition("+")
+    method: Method = registry.load("methods", first)
+    if not plus:
+        return method
+    other: Method = registry.load("methods", second)
+    if method.mode != other.mode:
+        raise ConfigError(f"{name}: {first} is {method.mode} and {second} is {other.mode}; both must be the same")
+    return replace(method, name=name, server=other.server, server_config=other.config, source=f"{first}; {second}")
+
+
+__all__ = [
+    "AsyncServerRule",
+    "ClientRule",
+    "Method",
+    "NoConfig",
+    "PayloadField",
+    "PayloadSchema",
+    "find",
+    "fused_phase",
+]

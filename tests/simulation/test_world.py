@@ -1,0 +1,73 @@
+"""The scripted world: who arrives when, and that it never depends on the order of events."""
+
+import numpy as np
+
+from coordinator.simulation.profiles import MBA, WorldProfile
+from coordinator.simulation.world import ModelledCost, ScriptedSource, script
+from edge_sdk.core.clock import NS, VirtualClock, run_virtual
+from edge_sdk.core.records import Arrival, Dataset, RoundData
+from tests.simulation.test_partition import world
+
+
+def tri() -> Dataset:
+    base = world(40)
+    x = {m: np.zeros((40, size), np.float32) for m, size in (("a", 1000), ("b", 4000), ("c", 500))}
+    has = {m: np.ones(40, bool) for m in x}
+    has["c"][:10] = False
+    return Dataset("tri", x, base.y, base.classes, has)
+
+
+def test_half_of_the_modalities_is_early_and_transmission_takes_bytes_over_bandwidth() -> None:
+    data = tri()
+    arrivals = script(data, MBA, seed=1, device=2, task=3, modalities=("a", "b", "c"))
+    assert [a.after_s < MBA.delay_s for a in arrivals] == [True, False, False]
+    for a in arrivals:
+        sent_s = a.after_s - (MBA.delay_s if a.after_s >= MBA.delay_s else 0.0)
+        size = int(data.has[a.modality].sum()) * data.x[a.modality][0].nbytes
+        assert MBA.bandwidth_low_kbps <= size / sent_s / 1000 <= MBA.bandwidth_high_kbps
+
+
+def test_draws_are_keyed_by_device_and_task_not_by_order() -> None:
+    def draw(device: int, task: int) -> object:
+        return script(tri(), MBA, seed=1, device=device, task=task, modalities=("a", "b", "c"))
+
+    first = draw(0, 0)
+    draw(1, 7)
+    assert draw(0, 0) == first
+    assert len({draw(0, t) for t in range(20)}) == 20
+
+
+def test_a_round_delivers_its_script_in_virtual_time_and_then_says_that_nothing_more_comes() -> None:
+    data = tri()
+
+    async def main(clock: VirtualClock) -> tuple[list[Arrival | None], RoundData, RoundData]:
+        await clock.sleep(5.0)
+        round_set = await ScriptedSource(data, MBA, clock, seed=1, device=0).freeze(4, ("a", "b", "c"))
+        got = [await round_set.next_arrival() for _ in range(4)]
+        for arrival in got[:3]:
+            assert arrival is not None
+        assert got[2] is not None
+        assert clock.now_ns() == got[2].t_ns
+        return got, round_set.data(("a",)), round_set.data(("a", "c"))
+
+    got, alone, both = run_virtual(main)
+    expected = script(data, MBA, seed=1, device=0, task=4, modalities=("a", "b", "c"))
+    assert [(a.modality, a.t_ns) for a in got if a] == [(e.modality, 5 * NS + round(e.after_s * NS)) for e in expected]
+    assert got[3] is None
+    assert len(alone.y) == 40
+    assert both.indices.tolist() == list(range(10, 40))
+
+
+def test_slow_clients_are_half_of_all_and_five_times_slower() -> None:
+    from types import SimpleNamespace
+
+    job = SimpleNamespace(data=tri_round(), phase=SimpleNamespace(epochs=2, modalities=("a", "b")))
+    profile = WorldProfile(sample_s=1e-3, board_factor=10.0, slow_factor=5.0)
+    costs = [ModelledCost(profile, seed=1, device=d, devices=8)(job) for d in range(8)]  # type: ignore[arg-type]
+    fast = 1e-3 * 10 * 40 * 2 * 2 * NS
+    assert sorted(costs) == [fast] * 4 + [5 * fast] * 4
+
+
+def tri_round() -> RoundData:
+    data = tri()
+    return RoundData(np.arange(40), data.y, data.x, data.has)
