@@ -1,0 +1,1 @@
+"""The excerpt that travels with the package, and the script that made it."""

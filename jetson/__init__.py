@@ -1,0 +1,1 @@
+"""What a Jetson board says about itself."""

@@ -1,0 +1,1 @@
+"""Sensor drivers, reached by entry point."""
