@@ -1,0 +1,1 @@
+"""Updates to bytes and back: the chain, the wire format and one file per step."""
