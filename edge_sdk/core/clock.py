@@ -5,7 +5,8 @@ up (a replay at 20 × sees 20 s pass in one); `VirtualClock` belongs to a `Virtu
 when nothing is ready, time jumps to the next timer. A thread that outlives its await would let virtual time run away
 (a 50 ms thread once cost over 2,000 virtual seconds), hence `core.compute`.
 
-Python 3.10 has neither `asyncio.timeout` nor `TaskGroup`: `Clock.deadline` and `Clock.group` stand for them.
+Python 3.10 has neither `asyncio.timeout` nor `TaskGroup`: `Clock.deadline` and `Clock.group` stand for them
+(`core.scope`).
 """
 
 from __future__ import annotations
@@ -18,110 +19,21 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edge_sdk.core.errors import Deadlock
+from edge_sdk.core.scope import Deadline, Group
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVarTuple, Unpack
+
+    Ts = TypeVarTuple("Ts")
 
 NS = 1_000_000_000
 T = TypeVar("T")
 
 
 monotonic_ns = time.monotonic_ns  # for threads of drivers, which have no Clock
-
-
-class Deadline:
-    """Async context manager that raises TimeoutError when its body takes longer than `delay_s` loop seconds."""
-
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
-        self._expired = False
-        self._task: asyncio.Task[Any] | None = None
-        self._handle: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> Deadline:
-        self._task = asyncio.current_task()
-        if math.isfinite(self._delay_s):
-            self._handle = asyncio.get_running_loop().call_later(max(0.0, self._delay_s), self._expire)
-        return self
-
-    def _expire(self) -> None:
-        self._expired = True
-        assert self._task is not None
-        self._task.cancel()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        if self._expired and kind is asyncio.CancelledError:
-            _uncancel(self._task)
-            raise TimeoutError(f"took longer than {self._delay_s:g} s") from error
-
-
-def _uncancel(task: asyncio.Task[Any] | None) -> None:
-    """Takes one cancel request back where the interpreter counts them (3.11 and later)."""
-    uncancel: Callable[[], int] | None = getattr(task, "uncancel", None)
-    if uncancel is not None:
-        uncancel()
-
-
-class Group:
-    """Tasks that live and die together: the first error cancels the others and is raised as it is."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._parent: asyncio.Task[Any] | None = None
-        self._error: BaseException | None = None
-        self._interrupted = False
-        self._leaving = False
-
-    async def __aenter__(self) -> Group:
-        self._parent = asyncio.current_task()
-        return self
-
-    def start(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Starts a named task of the group."""
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def cancel(self) -> None:
-        """Asks every task of the group to stop."""
-        for task in tuple(self._tasks):
-            task.cancel()
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None or self._error is not None:
-            return
-        self._error = task.exception()
-        self.cancel()
-        if not self._leaving and self._parent is not None:
-            self._interrupted = True
-            self._parent.cancel()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leaving = True
-        if kind is not None:
-            self.cancel()
-        outside: BaseException | None = None
-        while self._tasks:
-            try:
-                await asyncio.wait(self._tasks)
-            except asyncio.CancelledError as cancelled:
-                outside = cancelled
-                self.cancel()
-        if self._interrupted:
-            _uncancel(self._parent)
-        if self._error is not None:
-            raise self._error
-        if outside is not None:
-            raise outside
 
 
 class Clock(ABC):
@@ -214,6 +126,11 @@ class _Timer(asyncio.TimerHandle):
         self.when_ns = when_ns
         self.order = order
 
+    def _run(self) -> None:
+        loop = cast(VirtualLoop, self._loop)  # type: ignore[attr-defined]
+        loop.now_ns = max(loop.now_ns, self.when_ns)  # the base class compares floats, which are coarse after months
+        super()._run()
+
     def __lt__(self, other: object) -> bool:
         return (self.when_ns, self.order) < (cast(_Timer, other).when_ns, cast(_Timer, other).order)
 
@@ -257,12 +174,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return getattr(self, "now_ns", 0) / NS
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return self._set(self.now_ns + round(delay * NS), callback, args, context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return self._set(round(when * NS), callback, args, context)
 
@@ -302,4 +227,14 @@ def _cancel_all(loop: VirtualLoop) -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
-__all__ = ["NS", "Clock", "Deadline", "Group", "VirtualClock", "VirtualLoop", "WallClock", "monotonic_ns", "run_virtual"]
+__all__ = [
+    "NS",
+    "Clock",
+    "Deadline",
+    "Group",
+    "VirtualClock",
+    "VirtualLoop",
+    "WallClock",
+    "monotonic_ns",
+    "run_virtual",
+]

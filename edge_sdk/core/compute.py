@@ -12,10 +12,12 @@ import multiprocessing
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, ParamSpec, TypeVar
 
 from edge_sdk.core.clock import NS, Clock
+from edge_sdk.core.errors import ComputeError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,9 +37,11 @@ class Compute(ABC):
             lane: "train", "short", or the name of an ordered lane.
             cost_ns: modelled duration; only simulation looks at it.
             job: a module-level function (in the train lane), any callable elsewhere.
+            *args: its arguments; plain records and arrays in the train lane.
+            **kwargs: the same.
         """
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027  nothing to end unless there are workers
         """Ends the workers; jobs under way are awaited (train: terminated)."""
 
 
@@ -71,12 +75,12 @@ class ModelledCompute(Compute):
         if lane != TRAIN:
             return job(*args, **kwargs)
         end_ns = self._clock.now_ns() + cost_ns
-        if self._pool is None:
-            result = job(*args, **kwargs)
+        future = _inline(job, *args, **kwargs) if self._pool is None else self._pool.submit(job, *args, **kwargs)
+        try:
             await self._clock.sleep_until(end_ns)
-            return result
-        future = self._pool.submit(job, *args, **kwargs)
-        await self._clock.sleep_until(end_ns)
+        except asyncio.CancelledError:
+            future.cancel()  # no effect once a worker has begun
+            raise
         return future.result()
 
     async def aclose(self) -> None:
@@ -96,10 +100,20 @@ class FieldCompute(Compute):
         self._initializer = initializer
         self._niceness = niceness
         self._lanes: dict[str, Executor] = {}
+        self._running: set[Future[Any]] = set()  # outside the train lane
 
     async def run(self, lane: str, cost_ns: int, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         executor = self._lanes.get(lane) or self._open(lane)
-        return await asyncio.wrap_future(executor.submit(job, *args, **kwargs))
+        try:
+            future = executor.submit(job, *args, **kwargs)
+            if lane != TRAIN:
+                self._running.add(future)
+                future.add_done_callback(self._running.discard)
+            return await asyncio.wrap_future(future)
+        except BrokenProcessPool as error:
+            if self._lanes.get(lane) is executor:
+                del self._lanes[lane]  # the next job gets a new child
+            raise ComputeError(f"the worker of lane {lane!r} died (killed, or out of memory) with its job") from error
 
     def _open(self, lane: str) -> Executor:
         executor: Executor
@@ -115,11 +129,24 @@ class FieldCompute(Compute):
         return executor
 
     async def aclose(self) -> None:
+        if self._running:
+            under_way = [asyncio.wrap_future(future) for future in tuple(self._running)]
+            await asyncio.gather(*under_way, return_exceptions=True)
         for lane, executor in self._lanes.items():
             if lane == TRAIN:
                 _end_children(executor)
-            executor.shutdown(wait=lane != TRAIN, cancel_futures=True)
+            executor.shutdown(cancel_futures=True)
         self._lanes.clear()
+
+
+def _inline(job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Runs the job now; what it returns or raises is seen when its modelled time is up, as with workers."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(job(*args, **kwargs))
+    except Exception as error:  # noqa: BLE001  handed on to whoever asks for the result
+        future.set_exception(error)
+    return future
 
 
 def _start_child(niceness: int, initializer: Callable[[], None] | None) -> None:

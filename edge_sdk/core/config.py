@@ -23,6 +23,8 @@ else:
 
 C = TypeVar("C", bound=Model)
 
+_SECRETS = frozenset({"password"})  # keys whose values are not repeated in errors
+
 
 class BrokerConfig(Model):
     """Where the MQTT broker is. Secrets come from a file or from `EDGE_BROKER__PASSWORD`."""
@@ -129,37 +131,66 @@ def load_toml(path: Path, kind: type[C], overrides: Mapping[str, Any] | None = N
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    for key, value in {**_environment(), **(overrides or {})}.items():
-        _set(raw, key.split("."), value)
-    return parse(raw, kind, str(path))
+    origins: dict[str, str] = {}
+    for name, (key, value) in _environment().items():
+        origins[key] = f"environment variable {name}"
+        _set(raw, key, value, where=origins[key])
+    for key, value in (overrides or {}).items():
+        origins[key] = f"option {key}"
+        _set(raw, key, value, where=origins[key])
+    return parse(raw, kind, str(path), origins)
 
 
-def parse(raw: Mapping[str, Any], kind: type[C], where: str) -> C:
-    """Validates plain data into a record; `where` names their origin in errors."""
+def parse(raw: Mapping[str, Any], kind: type[C], where: str, origins: Mapping[str, str] | None = None) -> C:
+    """Validates plain data into a record.
+
+    Args:
+        raw: the data.
+        kind: the record.
+        where: their origin, for errors.
+        origins: dotted key → where it came from, for keys that came from elsewhere.
+
+    Raises:
+        ConfigError: names the origin, the section and the key of everything that is wrong.
+    """
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{where}:{'.'.join(map(str, e['loc'])) or '(top)'}: {_sentence(e)}" for e in error.errors()]
+        lines = []
+        for wrong in error.errors():
+            key = ".".join(map(str, wrong["loc"])) or "(top)"
+            origin = (origins or {}).get(key)
+            lines.append(f"{where}:{key}{f' (from {origin})' if origin else ''}: {_sentence(wrong)}")
         raise ConfigError("\n".join(lines)) from error
 
 
 def _sentence(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "unknown key; remove it or check its spelling"
-    return f"{error['msg']}, found {error.get('input')!r}"
+    if error["type"] == "missing":
+        return "required, but missing"
+    value, key = error.get("input"), error["loc"][-1] if error["loc"] else ""
+    if key in _SECRETS:
+        return str(error["msg"])
+    found = f"a {type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)
+    return f"{error['msg']}, found {found}"
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> dict[str, tuple[str, str]]:
+    """Returns variable → (dotted key, value) of every `EDGE_<SECTION>__<KEY>`."""
     return {
-        name[len("EDGE_") :].lower().replace("__", "."): value
-        for name, value in os.environ.items()
+        name: (name[len("EDGE_") :].lower().replace("__", "."), value)
+        for name, value in sorted(os.environ.items())
         if name.startswith("EDGE_") and "__" in name
     }
 
 
-def _set(raw: dict[str, Any], keys: list[str], value: Any) -> None:
+def _set(raw: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
+    keys = dotted.split(".")
     for key in keys[:-1]:
         raw = raw.setdefault(key, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{where}: {key!r} is a value in the file, not a section; cannot set {dotted}")
     raw[keys[-1]] = value
 
 

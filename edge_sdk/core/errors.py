@@ -13,10 +13,12 @@
     ├── TransportError
     │   └── NotConnected                the broker is not connected now (also ConnectionError)
     ├── UpdateRejected                  an update the coordinator does not take; carries a Reason
+    ├── TrainingError                   local training has nothing to train on, or has diverged
     ├── StoreError                      the coordinator's store or a device's outbox cannot be used
     ├── EngineError
     │   └── ParityError                 a new engine disagrees with the model it was made from
     ├── BoardError
+    ├── ComputeError                    a worker died with its job
     └── Deadlock                        virtual time has nothing left to wait for
 
 Messages say what was expected, what was found, and what to do.
@@ -110,6 +112,10 @@ class UpdateRejected(EdgeError):
         self.detail = detail
 
 
+class TrainingError(EdgeError):
+    """Local training has nothing to train on, or has diverged."""
+
+
 class StoreError(EdgeError):
     """The coordinator's store or a device's outbox cannot be used."""
 
@@ -126,6 +132,10 @@ class BoardError(EdgeError):
     """A board fact cannot be read."""
 
 
+class ComputeError(EdgeError):
+    """A worker died with its job; the next job gets a new one."""
+
+
 class Deadlock(EdgeError):
     """Virtual time stands still: nothing is ready and no timer is set."""
 
@@ -133,6 +143,7 @@ class Deadlock(EdgeError):
 __all__ = [
     "BoardError",
     "CodecError",
+    "ComputeError",
     "ConfigError",
     "DataError",
     "Deadlock",
@@ -147,6 +158,7 @@ __all__ = [
     "SensorUnavailable",
     "ShapeMismatch",
     "StoreError",
+    "TrainingError",
     "TransportError",
     "UpdateRejected",
     "WireFormatError",

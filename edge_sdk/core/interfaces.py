@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +44,7 @@ class Driver(ABC):
         self.options = options
         self.now_ns: Callable[[], int] = monotonic_ns  # the pump puts the device's stream clock here
         self.speed = 1.0  # seconds of the stream clock per second of the host; the pump sets it
+        self.epoch_ns: int | None = None  # replays: where a device's replayed time begins; the pump sets it
 
     @abstractmethod
     def open(self) -> None:
@@ -133,12 +135,28 @@ class GraphInfo:
     shapes: Mapping[str, tuple[int, ...]]
     classes: tuple[str, ...]
     layout_digest: str  # digest of the model layout its weights come from
+    shape_digest: str = ""  # FederationSpec.shape_digest of the spec it was exported for
 
 
 class Engine(ABC):
-    """Runs the fused model: any subset of modalities, one graph."""
+    """Runs the fused model: any subset of modalities, one graph.
+
+    `open` is the uniform factory of the group `edge_sdk.engines`. `run` may be called from one thread while another
+    builds the next engine with `with_tensors`; an engine never changes after it was made.
+    """
 
     provider: str  # what really runs it, e.g. "CPUExecutionProvider"
+    info: GraphInfo  # what the engine's graph says of itself
+
+    @classmethod
+    @abstractmethod
+    def open(cls, graph: Path, tensors: ModelTensors) -> Engine:
+        """Returns an engine for the graph that `exporters.onnx` wrote (the JSON beside it included).
+
+        Raises:
+            EngineError: graph or sidecar are missing, corrupt or do not belong together.
+            ShapeMismatch: the tensors do not fit the layout of the graph.
+        """
 
     @abstractmethod
     def run(self, x: Mapping[str, Float32], mask: Float32) -> Float32:

@@ -41,6 +41,8 @@ def load(kind: str, name: str) -> Any:
         raise PluginError(
             f"{kind[:-1]} {name!r} needs a library that is not installed: {error}; see the extras in the README"
         ) from error
+    except AttributeError as error:
+        raise PluginError(f"{kind[:-1]} {name!r} is registered as {points[name].value}: {error}") from error
 
 
 __all__ = ["GROUPS", "load", "names"]

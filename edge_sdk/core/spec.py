@@ -20,7 +20,13 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class ModalitySpec(Model):
+class SpecModel(Model):
+    """Base of the spec's parts: as a configuration record, and no number that JSON does not know."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class ModalitySpec(SpecModel):
     """One modality: its name, the shape of one window, and how it is encoded."""
 
     name: str = Field(pattern=IDENTIFIER)
@@ -40,7 +46,7 @@ class ModalitySpec(Model):
         return shape
 
 
-class WindowSpec(Model):
+class WindowSpec(SpecModel):
     """The federation's time grid: window k covers [k·hop_s, k·hop_s + length_s)."""
 
     length_s: float = Field(default=2.56, gt=0)
@@ -49,7 +55,7 @@ class WindowSpec(Model):
     min_quality: float = Field(default=0.9, ge=0, le=1)  # share of measured samples a modality needs
 
 
-class ModelSpec(Model):
+class ModelSpec(SpecModel):
     """The fused model."""
 
     feature_dim: int = Field(default=64, ge=1)  # size of every h_m
@@ -57,14 +63,14 @@ class ModelSpec(Model):
     hidden: int = Field(default=512, ge=1)  # hidden units of the mlp fusion
 
 
-class MethodSpec(Model):
+class MethodSpec(SpecModel):
     """The method: its registry name (or client+server) and its own configuration."""
 
     name: str = "mba"
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class TrainingSpec(Model):
+class TrainingSpec(SpecModel):
     """Local training, the same on every device."""
 
     lr: float = Field(default=0.01, gt=0)
@@ -75,14 +81,14 @@ class TrainingSpec(Model):
     batch_size: int = Field(default=64, ge=1)
 
 
-class CodecSpec(Model):
+class CodecSpec(SpecModel):
     """Codec chains, in the order in which they are applied."""
 
     up: str = "delta|int8|zstd"
     down: str = "fp32|zstd"
 
 
-class FederationSpec(Model):
+class FederationSpec(SpecModel):
     """What all members of a federation agree on."""
 
     name: str = Field(pattern=IDENTIFIER)
@@ -135,6 +141,7 @@ __all__ = [
     "ModalitySpec",
     "Model",
     "ModelSpec",
+    "SpecModel",
     "TrainingSpec",
     "WindowSpec",
 ]

@@ -1,0 +1,1 @@
+"""Torch and ONNX Runtime behind one Engine interface."""

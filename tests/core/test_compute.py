@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_sdk.core.clock import NS, VirtualClock, WallClock, run_virtual
+from edge_sdk.core.compute import SHORT, TRAIN, FieldCompute, InlineCompute, ModelledCompute, cost_ns
+from edge_sdk.core.errors import ComputeError
+
+_MARK: list[str] = []
+
+
+def square(x: int, *, plus: int = 0) -> int:
+    return x * x + plus
+
+
+def who(_: int = 0) -> tuple[int, int, bool, list[str]]:
+    ignores = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    return os.getpid(), os.nice(0), ignores, list(_MARK)
+
+
+def mark() -> None:
+    _MARK.append("initialised")
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def slow(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def slow_square(x: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return x * x
+
+
+class TestInline:
+    def test_runs_where_it_is_asked_for(self) -> None:
+        compute = InlineCompute()
+        assert asyncio.run(compute.run(TRAIN, 10**12, square, 3, plus=1)) == 10
+        with pytest.raises(ValueError, match="no"):
+            asyncio.run(compute.run(SHORT, 0, fail, "no"))
+
+
+class TestModelled:
+    def test_ends_at_start_plus_cost(self) -> None:
+        async def main(clock: VirtualClock) -> None:
+            compute = ModelledCompute(clock)
+            await clock.sleep(1.0)
+            assert await compute.run(TRAIN, cost_ns(2.5), square, 3) == 9
+            assert clock.now_ns() == 35 * NS // 10
+            assert await compute.run(SHORT, cost_ns(99.0), square, 3) == 9  # only training is modelled
+            assert clock.now_ns() == 35 * NS // 10
+
+        run_virtual(main)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_results_come_in_modelled_order_however_long_the_work_takes(self, workers: int) -> None:
+        async def main(clock: VirtualClock) -> list[tuple[int, int]]:
+            compute = ModelledCompute(clock, workers)
+            done: list[tuple[int, int]] = []
+
+            async def job(i: int, cost_s: float, real_s: float) -> None:
+                result = await compute.run(TRAIN, cost_ns(cost_s), slow_square, i, real_s)
+                done.append((result, clock.now_ns() // NS))
+
+            await asyncio.gather(job(3, 30.0, 0.0), job(1, 10.0, 0.1), job(2, 20.0, 0.02), job(4, 30.0, 0.0))
+            await compute.aclose()
+            return done
+
+        assert run_virtual(main) == [(1, 10), (4, 20), (9, 30), (16, 30)]
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_an_error_is_seen_when_the_modelled_time_is_up(self, workers: int) -> None:
+        async def main(clock: VirtualClock) -> None:
+            compute = ModelledCompute(clock, workers)
+            with pytest.raises(ValueError, match="diverged"):
+                await compute.run(TRAIN, cost_ns(7.0), fail, "diverged")
+            assert clock.now_ns() == 7 * NS
+            await compute.aclose()
+
+        run_virtual(main)
+
+    def test_cancelled_while_it_runs(self) -> None:
+        async def main(clock: VirtualClock) -> None:
+            compute = ModelledCompute(clock)
+            task = asyncio.ensure_future(compute.run(TRAIN, cost_ns(7.0), square, 3))
+            await clock.sleep(1.0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert clock.now_ns() == NS
+
+        run_virtual(main)
+
+    def test_on_a_wall_clock_modelled_time_is_slept_out(self) -> None:
+        async def main() -> int:
+            clock = WallClock(speed=50.0)
+            before = clock.now_ns()
+            assert await ModelledCompute(clock).run(TRAIN, cost_ns(2.0), square, 3) == 9
+            return clock.now_ns() - before
+
+        assert asyncio.run(main()) >= 2 * NS
+
+
+class TestField:
+    def test_training_child_is_spawned_niced_initialised_and_deaf_to_ctrl_c(self) -> None:
+        async def main() -> None:
+            compute = FieldCompute(initializer=mark, niceness=7)
+            pid, nice, deaf, marks = await compute.run(TRAIN, 0, who)
+            assert pid != os.getpid()
+            assert nice == min(19, os.nice(0) + 7)
+            assert deaf
+            assert marks == ["initialised"]
+            assert (await compute.run(TRAIN, 0, who))[0] == pid  # the same child for the next job
+            with pytest.raises(ValueError, match="NaN"):
+                await compute.run(TRAIN, 0, fail, "NaN")
+            await compute.aclose()
+
+        asyncio.run(main())
+        assert multiprocessing.active_children() == []
+
+    def test_a_child_that_dies_is_named_and_the_next_job_gets_a_new_one(self) -> None:
+        async def main() -> None:
+            compute = FieldCompute()
+            with pytest.raises(ComputeError, match="'train' died"):
+                await compute.run(TRAIN, 0, die)
+            assert await compute.run(TRAIN, 0, square, 5) == 25
+            await compute.aclose()
+
+        asyncio.run(main())
+
+    def test_closing_does_not_wait_for_training(self, tmp_path: Path) -> None:
+        async def main() -> float:
+            clock = WallClock()
+            compute = FieldCompute()
+            job = asyncio.ensure_future(compute.run(TRAIN, 0, slow, tmp_path / "pid"))
+            while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+                await clock.sleep(0.01)
+            before = clock.now_ns()
+            await compute.aclose()
+            took = clock.now_ns() - before
+            with pytest.raises((ComputeError, asyncio.CancelledError)):
+                await job
+            return took / NS
+
+        assert asyncio.run(main()) < 5.0
+        pid = int((tmp_path / "pid").read_text())
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    def test_closing_waits_for_short_jobs_without_holding_the_loop(self) -> None:
+        async def main() -> None:
+            compute, clock = FieldCompute(), WallClock()
+            gate = threading.Event()
+            job = asyncio.ensure_future(compute.run(SHORT, 0, gate.wait, 10.0))
+            await clock.sleep(0.01)
+            closing = asyncio.ensure_future(compute.aclose())
+            for _ in range(5):
+                await clock.sleep(0.005)
+            assert not closing.done()
+            gate.set()
+            await closing
+            assert await job is True
+
+        asyncio.run(main())
+
+    def test_a_named_lane_keeps_the_order(self) -> None:
+        async def main() -> None:
+            compute = FieldCompute()
+            seen: list[int] = []
+
+            def append(i: int, wait_s: float) -> int:
+                time.sleep(wait_s)
+                seen.append(i)
+                return threading.get_ident()
+
+            threads = await asyncio.gather(
+                *(compute.run("store", 0, append, i, 0.01 if i == 0 else 0.0) for i in range(20))
+            )
+            assert seen == list(range(20))
+            assert len(set(threads)) == 1
+            assert threads[0] != threading.get_ident()
+            assert await compute.run("outbox", 0, threading.get_ident) != threads[0]
+            await compute.aclose()
+
+        asyncio.run(main())
+
+    def test_short_jobs_run_side_by_side(self) -> None:
+        async def main() -> None:
+            compute = FieldCompute()
+            barrier = threading.Barrier(3)
+            await asyncio.gather(*(compute.run(SHORT, 0, barrier.wait, 10.0) for _ in range(3)))
+            await compute.aclose()
+
+        asyncio.run(main())
+
+    def test_closing_twice_and_unused(self) -> None:
+        async def main() -> None:
+            compute = FieldCompute()
+            await compute.aclose()
+            await compute.aclose()
+
+        asyncio.run(main())
+
+
+def test_cost() -> None:
+    assert cost_ns(0.1) == 100_000_000
