@@ -1,0 +1,1 @@
+"""From chunks to windows: pump, ring, align, window, reservoir."""

@@ -1,0 +1,159 @@
+"""The streams of one device, from drivers to windows."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from edge_sdk.core import registry
+from edge_sdk.core.clock import NS, Clock
+from edge_sdk.core.config import SensorConfig
+from edge_sdk.core.interfaces import Driver
+from edge_sdk.core.records import Chunk, LatePart, Window
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.streams.counters import Counters
+from edge_sdk.streams.pump import Pump
+from edge_sdk.streams.window import Windower
+
+
+def registered_driver(name: str) -> type[Driver]:
+    """Returns the driver that is registered under this name; PluginError if there is none."""
+    driver: type[Driver] = registry.load("sensors", name)
+    return driver
+
+
+class Streams:
+    """Pumps and windows of one device.
+
+    Args:
+        spec: the federation's grid and shapes.
+        sensors: modality → sensor; a modality without a sensor is simply absent.
+        clock: the stream clock.
+        load_driver: driver name → class.
+        epoch_ns: where replayed time begins; None: now. Labels of a replay need the same one.
+        join_horizon_s: how late a part may be.
+        tap: gets every chunk before the windows do (recording).
+
+    Raises:
+        ConfigError: a sensor for a modality that the spec does not have.
+        PluginError: no such driver.
+    """
+
+    def __init__(
+        self,
+        spec: FederationSpec,
+        sensors: Mapping[str, SensorConfig],
+        clock: Clock,
+        load_driver: Callable[[str], type[Driver]] = registered_driver,
+        *,
+        epoch_ns: int | None = None,
+        join_horizon_s: float = 900.0,
+        tap: Callable[[Chunk], None] | None = None,
+    ) -> None:
+        self.epoch_ns = clock.now_ns() if epoch_ns is None else epoch_ns
+        self.windower = Windower(
+            spec,
+            modalities=tuple(sensors),
+            join_horizon_s=join_horizon_s,
+            buffer_s=max((s.buffer_s for s in sensors.values()), default=30.0),
+        )
+        self._clock = clock
+        self._tap = tap
+        self._wake = asyncio.Event()
+        self._waits_for_ns: float = math.inf
+        self._closed = False
+        self.pumps = {
+            name: Pump(
+                load_driver(config.driver)(name, config.options), config, clock, self._take,
+                epoch_ns=self.epoch_ns, changed=self._wake.set,
+            )
+            for name, config in sensors.items()
+        }  # fmt: skip
+
+    async def start(self) -> None:
+        """Starts every sensor and returns at once."""
+        for pump in self.pumps.values():
+            await pump.start()
+
+    async def aclose(self) -> None:
+        """Stops every sensor; items() ends."""
+        self._closed = True
+        self._wake.set()
+        await asyncio.gather(*(pump.aclose() for pump in self.pumps.values()))
+
+    async def items(self) -> AsyncIterator[Window | LatePart]:
+        """Yields windows at their deadlines and late parts as they come; one consumer.
+
+        Ends after aclose(), and when all sources are finite and everything of them was given out.
+        """
+        while not self._closed:
+            for item in self.windower.advance(self._clock.now_ns()):
+                yield item
+            due_ns = self.windower.next_deadline_ns
+            if due_ns is None and all(pump.exhausted for pump in self.pumps.values()):
+                return
+            await self._wait(math.inf if due_ns is None else due_ns)
+
+    @property
+    def finished(self) -> bool:
+        """True when every sensor is a finite source that has delivered everything."""
+        return all(pump.exhausted for pump in self.pumps.values())
+
+    def status(self) -> dict[str, Any]:
+        """Returns what the command line shows, as plain data."""
+        return {
+            "windows": self.windower.windows,
+            "late_parts": self.windower.late_parts,
+            "sensors": {name: self._sensor_status(name, pump) for name, pump in self.pumps.items()},
+        }
+
+    def _sensor_status(self, name: str, pump: Pump) -> dict[str, Any]:
+        age_s = pump.last_age_s
+        counters = self.windower.counters[name]
+        return {
+            "state": pump.state.value,
+            "exhausted": pump.exhausted,
+            "error": pump.error,
+            "samples": pump.counters.samples,
+            "chunks": pump.counters.chunks,
+            "in_windows": counters.used,
+            "pending": self.windower.pending(name),
+            "dropped": merged_drops(pump.counters, counters),
+            "reconnects": pump.counters.reconnects,
+            "last_age_s": age_s if math.isfinite(age_s) else None,
+            "measured_hz": pump.counters.measured_hz,
+        }
+
+    def _take(self, chunk: Chunk) -> None:
+        if self._tap is not None:
+            self._tap(chunk)
+        self.windower.push(chunk)
+        due_ns = self.windower.next_deadline_ns
+        if due_ns is not None and due_ns < self._waits_for_ns:  # else the consumer sleeps on: chunks are many
+            self._wake.set()
+
+    async def _wait(self, until_ns: float) -> None:
+        """Waits for the next deadline, or for a reason to look earlier."""
+        self._waits_for_ns = until_ns
+        try:
+            async with self._clock.deadline((until_ns - self._clock.now_ns()) / NS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._waits_for_ns = math.inf
+        self._wake.clear()
+
+
+def merged_drops(*places: Counters) -> dict[str, int]:
+    """Returns the drops of several places by reason."""
+    total: dict[str, int] = {}
+    for counters in places:
+        for reason, count in list(counters.dropped.items()):
+            total[reason.value] = total.get(reason.value, 0) + count
+    return total
+
+
+__all__ = ["Streams", "registered_driver"]

@@ -1,0 +1,1 @@
+"""Topics and the ways bytes travel: memory, MQTT, the embedded broker."""
