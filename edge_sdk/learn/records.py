@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,6 +45,9 @@ class Needs:
     cosine_head: bool = False  # fusion with normalised class vectors
 
 
+NO_NEEDS = Needs()
+
+
 class FusedModel(Protocol):
     """What rules may do with the model. Modules: "encoder.<m>", "fusion", and "head.<m>" where needed."""
 
@@ -72,7 +75,7 @@ class Phase:
     train: tuple[str, ...]  # modules of the shared model that it trains
     epochs: int
     final: bool = False  # its tensors are the update
-    keep: tuple[str, ...] = ()  # modules taken from the previous phase's result instead of the start version
+    keep: tuple[str, ...] = ()  # modules taken from earlier phases' results instead of the start version
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +108,19 @@ class PhaseJob:
     view: RoundView
     plan: Plan
     start: ModelTensors  # the published version the task starts from
-    current: ModelTensors  # result of the previous phase (modules it trained), empty at first
+    current: ModelTensors  # `tensors` of the previous phase's result, empty at first
     data: RoundData
     memory: Memory  # kept across rounds
     carry: Memory  # kept across the phases of one round
     extras: Mapping[str, Array]  # what the server rule sent for this task
-    seed: int  # derived from (seed, device, purpose, task number)
+    seed: int  # derived from (seed, device, task number), one for all phases: the loop keys its streams by phase
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseResult:
     """What comes back from a phase."""
 
-    tensors: ModelTensors  # the modules of phase.train after training, full values
+    tensors: ModelTensors  # full values after training: phase.train; before the final phase also what earlier ones did
     memory: Memory
     carry: Memory
     payload: Mapping[str, Array]  # of the final phase
@@ -127,18 +130,34 @@ class PhaseResult:
     train_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The round set as tensors, made once per phase; row i everywhere is row i of RoundData."""
+
+    x: Mapping[str, torch.Tensor]  # modality of the phase → float32 (n, *shape)
+    y: torch.Tensor  # int64 (n,)
+    mask: torch.Tensor  # float32 (n, M); columns of modalities that the phase does not read are 0
+    rows: torch.Tensor  # int64 (r,) rows to train on: labelled, with at least one modality of the phase
+
+    def batch(self, rows: torch.Tensor) -> Batch:
+        """Returns these rows as a batch."""
+        return Batch({m: a[rows] for m, a in self.x.items()}, self.y[rows], self.mask[rows], rows)
+
+
 @dataclass(slots=True)
 class ClientContext:
     """What the hooks of a client rule work on during one phase."""
 
     job: PhaseJob
     model: FusedModel  # live; starts at job.start (and job.current for phase.keep)
-    rng: torch.Generator
+    samples: Samples
+    rng: torch.Generator  # the rule's own; batches are drawn from another one
     memory: Memory  # change in `begin` and `end`
     carry: Memory
     own: nn.ModuleDict = field(default_factory=nn.ModuleDict)  # private modules, trained by the same optimiser
     scratch: dict[str, Any] = field(default_factory=dict)  # a rule's own notes within the phase
-    num_steps: int = 0
+    epoch: int = 0  # of this phase, from 0
+    num_steps: int = 0  # optimiser steps done in this phase
 
     @property
     def spec(self) -> FederationSpec:
@@ -154,13 +173,6 @@ class ClientContext:
     def num_classes(self) -> int:
         """C."""
         return len(self.job.spec.classes)
-
-
-class Batches(Protocol):
-    """Iterates over batches of a round set."""
-
-    def __call__(self, ctx: ClientContext) -> Iterator[Batch]:
-        """Yields the batches of one epoch."""
 
 
 State = Mapping[str, NDArray[np.float64]]  # a server rule's state: flat table, so that a change of it is a patch
@@ -190,12 +202,12 @@ class Rates:
     @classmethod
     def same(cls, modules: tuple[str, ...], rate: float, op: str = "mix") -> Rates:
         """One rate for every module."""
-        return cls({module: rate for module in modules}, op)
+        return cls(dict.fromkeys(modules, rate), op)
 
 
 __all__ = [
+    "NO_NEEDS",
     "Batch",
-    "Batches",
     "ClientContext",
     "FusedModel",
     "Memory",
@@ -206,6 +218,7 @@ __all__ = [
     "PhaseResult",
     "Rates",
     "RoundView",
+    "Samples",
     "State",
     "UpdateView",
 ]

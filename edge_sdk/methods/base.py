@@ -20,8 +20,17 @@ from edge_sdk.core.errors import ConfigError, Reason, UpdateRejected
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import FederationSpec, Model
 from edge_sdk.learn.records import (
-    Batch, ClientContext, Needs, Out, Phase, Rates, RoundView, State, UpdateView,
-)  # fmt: skip
+    NO_NEEDS,
+    Batch,
+    ClientContext,
+    Needs,
+    Out,
+    Phase,
+    Rates,
+    RoundView,
+    State,
+    UpdateView,
+)
 
 C = TypeVar("C", bound=Model)
 
@@ -91,8 +100,16 @@ class AsyncServerRule(Generic[C]):
         return {}
 
     def rates(self, state: State, update: UpdateView) -> tuple[Rates, State]:
-        """Returns one rate per module of the update, and the entries of the state that change."""
+        """Returns one rate per module of the update, and the entries of the state that change.
+
+        Raises:
+            UpdateRejected: the method drops this update; nothing changes then.
+        """
         raise ConfigError(f"{type(self).__qualname__} must define rates(state, update)")
+
+    def figures(self, state: State) -> dict[str, float]:
+        """Returns what a live view may show of the state, e.g. {"imbalance.acc": 0.1}."""
+        return {}
 
 
 def fused_phase(view: RoundView, *, keep: tuple[str, ...] = ()) -> Phase:
@@ -145,7 +162,9 @@ def _check_field(name: str, field: PayloadField, value: Array, spec: FederationS
         raise UpdateRejected(
             Reason.PAYLOAD, f"{name!r}: expected {field.dtype} {shape}, found {value.dtype} {value.shape}"
         )
-    if not bool(np.all((value >= field.low) & (value <= field.high))):  # NaN fails both
+    if not bool(np.isfinite(value).all()):
+        raise UpdateRejected(Reason.PAYLOAD, f"{name!r}: not finite")
+    if not bool(np.all((value >= field.low) & (value <= field.high))):
         raise UpdateRejected(Reason.PAYLOAD, f"{name!r}: outside [{field.low:g}, {field.high:g}]")
 
 
@@ -159,7 +178,7 @@ class Method:
     server: type[AsyncServerRule[Any]]
     source: str  # paper
     uploads: PayloadSchema = PayloadSchema()
-    needs: Needs = Needs()
+    needs: Needs = NO_NEEDS
     mode: str = "async"
     server_config: type[Model] | None = None  # of a composition, where it differs
 

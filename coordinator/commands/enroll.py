@@ -1,0 +1,79 @@
+"""`edge-coordinator enroll NAME > device.toml`: lets a device take part, and prints where it has to connect.
+
+With the embedded broker the device gets a password of its own, which is printed this once; with another broker its
+user is made there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from coordinator.commands.output import config_argument, say
+from coordinator.commands.serve import broker_folder, federation_of
+from coordinator.config import CoordinatorConfig, read_config
+from coordinator.store.maintenance import enrol
+from edge_sdk.core.spec import FederationSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags."""
+    parser.add_argument("name", help="id of the device: letters, digits, - and _")
+    config_argument(parser)
+    parser.add_argument("--host", help="where the device reaches the broker; default: as in the configuration")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Enrols the device and prints its configuration."""
+    config = read_config(args.config)
+    spec = federation_of(config, args.config)
+    enrol(config.store.dir, args.name)
+    say(
+        device_toml(
+            args.name, spec, config, host=args.host or config.broker.host, password=_password(config, args.name)
+        )
+    )
+    if config.admission.enrolment == "open":
+        sys.stderr.write("enrolment is open: the coordinator takes every device (enrolment under [admission])\n")
+    return 0
+
+
+def _password(config: CoordinatorConfig, name: str) -> str:
+    if not config.broker.embedded:
+        return ""
+    from edge_sdk.transport.passwords import add_user
+
+    folder = broker_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    return add_user(folder / "broker.passwd", name)
+
+
+def device_toml(name: str, spec: FederationSpec, config: CoordinatorConfig, *, host: str, password: str) -> str:
+    """Returns a device's configuration, its sensors to be filled in."""
+    secret = f"password = {json.dumps(password)}" if password else '# password_file = "/etc/edge-sdk/password"'
+    lines = [
+        "[device]",
+        f'id = "{name}"',
+        f'federation = "{spec.name}"',
+        f'state_dir = "/var/lib/edge-sdk/{name}"',
+        "",
+        "[broker]",
+        f"host = {json.dumps(host)}",
+        f"port = {config.broker.port}",
+        f'username = "{name}"',
+        secret,
+    ]
+    for m in spec.modalities:
+        shape = " × ".join(map(str, m.shape))
+        rate = f" at {m.rate_hz:g} Hz" if m.rate_hz else ""
+        lines += [
+            "",
+            f"# {m.name}: windows of {shape}{rate}; `edge-sdk detect` finds what is connected",
+            f"[sensors.{m.name}]",
+        ]
+        lines += ['driver = "synthetic"  # put the real one here']
+    return "\n".join(lines)
+
+
+__all__ = ["add_arguments", "device_toml", "run"]

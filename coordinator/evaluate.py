@@ -1,0 +1,76 @@
+"""Held-out accuracy of a model: fused, and of every modality alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edge_sdk.core.records import Array, Dataset, ModelTensors
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.learn import params
+from edge_sdk.learn.records import Needs
+from edge_sdk.models.build import FusedModel, build
+
+BATCH = 512  # rows
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a model does on a data set."""
+
+    acc: float  # fused, [0, 1]
+    acc_by_modality: Mapping[str, float]  # zero-feature: ψ(0, …, h_m, …, 0) (algorithms.md §2.3), rows that have m
+    n: int  # rows
+
+
+def evaluate(
+    spec: FederationSpec, needs: Needs, tensors: ModelTensors, dataset: Dataset, max_rows: int = 0
+) -> Evaluation:  # fmt: skip
+    """Returns the accuracy of a model; a job for `Compute`.
+
+    Args:
+        spec: the federation's spec.
+        needs: what the method needs of the model.
+        tensors: the model.
+        dataset: held-out rows; modalities it lacks are masked.
+        max_rows: at most so many, spread evenly over the set; 0: all.
+    """
+    model = build(spec, needs)
+    params.load(model.named(), tensors)
+    model.eval()
+    rows = np.arange(len(dataset.y))
+    if 0 < max_rows < len(rows):
+        rows = rows[np.linspace(0, len(rows) - 1, max_rows).round().astype(np.int64)]
+    right = {name: np.zeros(2, np.int64) for name in ("", *spec.modality_names)}  # correct, rows
+    with torch.inference_mode():
+        for start in range(0, len(rows), BATCH):
+            _batch(model, spec.modality_names, dataset.take(rows[start : start + BATCH]), right)
+    by_modality = {m: _share(right[m]) for m in spec.modality_names}
+    return Evaluation(_share(right[""]), by_modality, int(right[""][1]))
+
+
+def _share(count: Array) -> float:
+    return float(count[0]) / max(1, int(count[1]))
+
+
+def _batch(model: FusedModel, modalities: tuple[str, ...], part: Dataset, right: dict[str, Array]) -> None:
+    present = tuple(m for m in modalities if m in part.x)
+    y = torch.from_numpy(np.ascontiguousarray(part.y))
+    has = np.stack([part.has[m] if m in present else np.zeros(len(y), bool) for m in modalities], axis=1)
+    mask = torch.from_numpy(has.astype(np.float32))  # (B, M)
+    features = model.encode({m: torch.from_numpy(np.asarray(part.x[m], np.float32)) for m in present})
+    _count(right[""], model.fuse(features, mask), y, mask.amax(dim=1) > 0)
+    for column, m in enumerate(modalities):
+        alone = torch.zeros_like(mask)
+        alone[:, column] = mask[:, column]
+        _count(right[m], model.fuse(features, alone), y, mask[:, column] > 0)
+
+
+def _count(into: Array, logits: torch.Tensor, y: torch.Tensor, rows: torch.Tensor) -> None:
+    into += np.array([int(((logits.argmax(dim=1) == y) & rows).sum()), int(rows.sum())])
+
+
+__all__ = ["BATCH", "Evaluation", "evaluate"]

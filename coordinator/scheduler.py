@@ -1,0 +1,159 @@
+"""Who trains, with what: the only place that decides it, whatever the method.
+
+Policies: `free` gives every device that asks one open task; `sampled` keeps a share of the devices on line busy, drawn
+uniformly from those that wait. Tasks are not queued for absent devices; a lost one lapses at its deadline.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from coordinator.config import ScheduleConfig
+from coordinator.fleet import Fleet, Member
+from coordinator.store import OpenTask
+from edge_sdk.core.clock import NS
+from edge_sdk.core.messages import Plan, Task
+from edge_sdk.core.records import VersionId
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.learn import seeds
+
+
+class Scheduler:
+    """Open tasks, and who gets the next one.
+
+    Args:
+        config: the [schedule] section.
+        spec: the federation's spec.
+        tasks: open tasks that the store remembers.
+        numbers: device → tasks given so far.
+    """
+
+    def __init__(
+        self, config: ScheduleConfig, spec: FederationSpec, tasks: Iterable[OpenTask], numbers: Mapping[str, int]
+    ) -> None:
+        self._config = config
+        self._spec = spec
+        self._open: dict[str, OpenTask] = {}
+        self._by_device: dict[str, str] = {}
+        self._expiries: list[tuple[int, str]] = []
+        self._numbers = dict(numbers)
+        self._given = sum(self._numbers.values())
+        self._pick: Mapping[str, Callable[[list[Member], Fleet], list[Member]]] = {
+            "free": lambda ready, fleet: ready, "sampled": self._sample,
+        }  # fmt: skip
+        for task in tasks:
+            self._add(task)
+
+    @property
+    def tasks(self) -> tuple[OpenTask, ...]:
+        """Open tasks."""
+        return tuple(self._open.values())
+
+    def of(self, device: str) -> OpenTask | None:
+        """Returns the device's open task."""
+        return self._open.get(self._by_device.get(device, ""))
+
+    def task(self, name: str) -> OpenTask | None:
+        """Returns an open task by its id."""
+        return self._open.get(name)
+
+    def choose(self, fleet: Fleet, ready: Callable[[Member], bool]) -> list[Member]:
+        """Returns the waiting devices that get a task now.
+
+        Args:
+            fleet: the devices.
+            ready: says whether a device may be chosen at this moment.
+        """
+        if fleet.online < self._config.min_devices:
+            return []
+        return self._pick[self._config.policy]([m for m in fleet.waiting if self._fits(m) and ready(m)], fleet)
+
+    def _fits(self, member: Member) -> bool:
+        """A device without a modality of this federation, or with another spec, has nothing to train."""
+        current = member.spec_digest in ("", self._spec.digest)
+        return member.online and current and bool(member.modalities) and member.device not in self._by_device
+
+    def _sample(self, ready: list[Member], fleet: Fleet) -> list[Member]:
+        chosen = []
+        for turn in range(max(0, self.concurrency(fleet) - len(self._open))):
+            if not ready:
+                break
+            rng = np.random.default_rng(seeds.derive(self._config.seed, "schedule", self._given + turn))
+            chosen.append(ready.pop(int(rng.integers(len(ready)))))
+        return chosen
+
+    def concurrency(self, fleet: Fleet) -> int:
+        """K: how many devices are kept busy."""
+        if self._config.policy == "free":
+            return max(1, fleet.online)
+        return max(1, round(self._config.fraction * fleet.online))
+
+    def make(self, member: Member, base: VersionId, fleet: Fleet, *, utc_ns: int, lineage: str) -> OpenTask:
+        """Returns a new task; `opened` makes it count."""
+        training = self._spec.training
+        number = self._numbers.get(member.device, 0)
+        deadline_ns = round(self._config.task_deadline_s * NS)
+        # One round-equivalent is K server updates (algorithms.md §2.6); the rate is fixed at the download.
+        rounds = base.number // self.concurrency(fleet)
+        return OpenTask(
+            id=f"{seeds.derive(lineage, member.device, number):016x}",
+            device=member.device,
+            number=number,
+            base=base,
+            expires_utc_ns=utc_ns + deadline_ns if deadline_ns else 0,
+            modalities=member.modalities,
+            epochs=training.epochs,
+            lr=training.lr * training.lr_decay**rounds,
+            batch_size=training.batch_size,
+        )
+
+    def opened(self, task: OpenTask) -> None:
+        """A task is in the store and goes out."""
+        self._numbers[task.device] = task.number + 1
+        self._given += 1
+        self._add(task)
+
+    def _add(self, task: OpenTask) -> None:
+        self._open[task.id] = task
+        self._by_device[task.device] = task.id
+        if task.expires_utc_ns:
+            heapq.heappush(self._expiries, (task.expires_utc_ns, task.id))
+
+    def close(self, name: str) -> None:
+        """A task was answered, or given up."""
+        task = self._open.pop(name, None)
+        if task is not None and self._by_device.get(task.device) == name:
+            del self._by_device[task.device]
+
+    def lapse(self, utc_ns: int) -> list[OpenTask]:
+        """Closes the tasks whose deadline has passed and returns them."""
+        lapsed = []
+        while self._expiries and (self._expiries[0][0] <= utc_ns or self._expiries[0][1] not in self._open):
+            task = self._open.get(heapq.heappop(self._expiries)[1])
+            if task is not None:
+                self.close(task.id)
+                lapsed.append(task)
+        return lapsed
+
+    @property
+    def next_lapse_utc_ns(self) -> int | None:
+        """When the next task may lapse."""
+        return self._expiries[0][0] if self._expiries else None
+
+
+def message(task: OpenTask, extras: Mapping[str, bytes], utc_ns: int) -> Task:
+    """Returns what the device is sent."""
+    left_s = max(1e-3, (task.expires_utc_ns - utc_ns) / NS) if task.expires_utc_ns else 0.0
+    plan = Plan(task.modalities, task.epochs, task.lr, task.batch_size)
+    return Task(task.id, "train", task.base, plan, task.number, left_s, dict(extras))
+
+
+def stop_message(base: VersionId) -> Task:
+    """Returns the message that ends training."""
+    return Task("stop", "stop", base, Plan((), 0, 0.0, 0), 0, 0.0)
+
+
+__all__ = ["Scheduler", "message", "stop_message"]

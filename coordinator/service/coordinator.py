@@ -1,0 +1,389 @@
+"""The coordinator: message → wire → admission → rule → commit → blend → reply → publish, in one order.
+
+One handler runs at a time (`_turn`), so that what is decided does not depend on how long anything took. Sending is
+left to tasks: a slow broker delays what goes out, never what is mixed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+
+from coordinator import events
+from coordinator.config import CoordinatorConfig
+from coordinator.evaluate import Evaluation
+from coordinator.fleet import Fleet
+from coordinator.publish import STORE, Publisher, Snapshot, wire_bytes
+from coordinator.service.claim import Claim
+from coordinator.service.desk import Desk
+from coordinator.service.evaluator import Evaluator
+from coordinator.service.ledger import Ledger
+from coordinator.service.mail import Mail
+from coordinator.service.updates import Updates
+from coordinator.store import Store, Stored
+from edge_sdk.codecs import wire
+from edge_sdk.core.clock import NS, Clock, Group
+from edge_sdk.core.compute import Compute
+from edge_sdk.core.errors import StoreError, TransportError, WireFormatError
+from edge_sdk.core.events import Observer, ignore
+from edge_sdk.core.interfaces import Connected, Message, Transport, TransportEvent
+from edge_sdk.core.messages import SpecMessage, Status
+from edge_sdk.core.records import Dataset, ModelTensors, VersionId
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.transport.topics import Topics
+
+log = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """Runs one federation.
+
+    Args:
+        config: the coordinator's configuration; `config.federation` and `config.broker` are not looked at.
+        spec: the federation.
+        transport: not started yet; `run` starts and closes it.
+        clock: wall or virtual.
+        compute: where blocking work goes.
+        store: not opened yet; `run` opens and closes it.
+        test: held-out rows for evaluations.
+        init: the first version of a new store; None: drawn from `schedule.seed`.
+        observer: hears the records of `coordinator.events`.
+    """
+
+    def __init__(
+        self, config: CoordinatorConfig, spec: FederationSpec, *, transport: Transport, clock: Clock, compute: Compute,
+        store: Store, test: Dataset | None = None, init: ModelTensors | None = None, observer: Observer | None = None,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.spec = spec
+        self.ledger = Ledger(spec, store)
+        self.evaluations: list[tuple[int, Evaluation]] = []  # version number, result; in order
+        self._transport = transport
+        self._clock = clock
+        self._compute = compute
+        self._store = store
+        self._init = init
+        self._emit: Observer = observer or ignore
+        self._topics = Topics(spec.name)
+        self._id = secrets.token_hex(8)
+        self._turn = asyncio.Lock()
+        self._over = asyncio.Event()
+        self._alarm = asyncio.Event()
+        self._alarm_ns: int | None = None
+        self._settled = asyncio.Event()  # publisher or evaluator has finished something
+        self._prune = False
+        self._start_ns = 0
+        self._since_best = 0
+        self._state = "running"
+        self.publisher = Publisher(
+            config.publish, spec, self.ledger.layout, transport=transport, clock=clock, compute=compute, store=store,
+            announced=self._announced,
+        )  # fmt: skip
+        self._evaluator = Evaluator(
+            config.evaluate, spec, self.ledger.method.needs, test=test, compute=compute, store=store,
+            done=self._evaluated,
+        )  # fmt: skip
+        listed = None if config.admission.enrolment == "open" else config.admission.devices
+        self.fleet = Fleet(spec, listed)
+        self._group: Group | None = None
+
+    @property
+    def state(self) -> str:
+        """Says "running", "paused" or "finished"."""
+        return self._state
+
+    async def run(self) -> None:
+        """Serves until a stop criterion is met; then sends everybody home and returns.
+
+        Raises:
+            ConfigError: another coordinator has this federation.
+            StoreError: the store cannot be opened.
+        """
+        try:
+            await self._open()
+            async with self._clock.group() as group:
+                self._begin(group)
+                await self._transport.subscribe(self._topics.spec, *self._topics.coordinator_filters)
+                await self._transport.start()
+                await self._over.wait()
+                await self._finish()
+                group.cancel()
+        finally:
+            await self._transport.aclose()
+            await self._compute.run(STORE, 0, self._store.close)  # after whatever still runs there
+
+    async def _open(self) -> None:
+        opened = await self._compute.run(STORE, 0, self.ledger.open, self._init, self.config.schedule.seed)
+        self._start_ns = self._clock.now_ns()
+        self.fleet.enrol(await self._compute.run(STORE, 0, self._store.enrolled))
+        self.publisher.recover(opened.journal.versions, opened.journal.rollbacks, self._store.lineage)
+        self.claim = Claim(self._id, self._store.lineage, self.spec.name, self._clock)
+        self.mail = Mail(self._transport, self._topics)
+        self.desk = Desk(
+            self.config, self.spec, opened.journal, ledger=self.ledger, fleet=self.fleet, publisher=self.publisher,
+            store=self._store, mail=self.mail, clock=self._clock, compute=self._compute, emit=self._emit,
+        )  # fmt: skip
+        self.updates = Updates(
+            self.config, self.spec, opened.journal, ledger=self.ledger, desk=self.desk, fleet=self.fleet,
+            publisher=self.publisher, store=self._store, mail=self.mail, clock=self._clock, compute=self._compute,
+            emit=self._emit,
+        )  # fmt: skip
+        if not opened.new:
+            self._emit(events.Recovered(self.ledger.number, opened.replayed, opened.same_bits))
+        newest = self.publisher.newest
+        if newest is None or newest.id.number != self.ledger.number:
+            await self._publish()
+
+    def _begin(self, group: Group) -> None:
+        self._group = group
+        self.mail.group = group
+        group.start(self._receive(), name="coordinator: messages")
+        group.start(self._wake_up(), name="coordinator: alarms")
+        group.start(self.publisher.run(), name="coordinator: publisher")
+        group.start(self._evaluator.run(), name="coordinator: evaluator")
+
+    async def _receive(self) -> None:
+        async for event in self._transport.events():
+            async with self._turn:
+                if not self._over.is_set():
+                    await self._on_event(event)
+                    await self._after()
+
+    async def _on_event(self, event: TransportEvent) -> None:
+        if isinstance(event, Connected):
+            self.claim.connected()
+            self._say_spec()
+            self.publisher.connected()
+        elif isinstance(event, Message):
+            try:
+                await self._on_message(event)
+            except (WireFormatError, TransportError) as error:
+                log.warning("%s: %s", event.topic, error)
+
+    async def _on_message(self, message: Message) -> None:
+        where = self._topics.parse(message.topic)
+        if where.kind == "spec":
+            self._on_spec(message)
+            return
+        handlers: Mapping[str, Callable[[str, bytes], Awaitable[None]]] = {
+            "status": self._on_status, "update": self.updates.chunk, "fetch": self.updates.question,
+        }  # fmt: skip
+        if where.kind not in handlers or not message.payload:
+            return
+        if not await self._welcome(where.device):
+            self.updates.turn_away(where.device, message.payload, where.kind)
+        elif self.claim.settled or where.kind == "status":
+            await handlers[where.kind](where.device, message.payload)
+
+    async def _welcome(self, device: str) -> bool:
+        if not self.fleet.allowed(device) and self.fleet.suspicious(device):
+            self.fleet.enrol(await self._compute.run(STORE, 0, self._store.enrolled))
+            if not self.fleet.allowed(device):
+                detail = f"{device!r} is not enrolled; `edge-coordinator enroll {device}` lets it in"
+                log.warning("%s", detail)
+                self._emit(events.DeviceRefused(device, detail))
+        return self.fleet.allowed(device)
+
+    def _say_spec(self) -> None:
+        stats = {"lineage": self._store.lineage}
+        message = SpecMessage(self.spec.canonical(), self.spec.digest, self._id, stats)
+        self.mail.post(self._topics.spec, wire.encode(message), retain=True)
+
+    def _on_spec(self, message: Message) -> None:
+        if not message.payload:
+            self._say_spec()
+            return
+        spec = wire.decode(SpecMessage, message.payload)
+        if self.claim.heard(spec, retained=message.retained):
+            detail = f"another coordinator (id {spec.coordinator}) tried to take federation {self.spec.name!r}"
+            log.warning("%s", detail)
+            self._emit(events.Conflict(spec.coordinator, detail))
+            self._say_spec()
+            self.publisher.connected()
+
+    async def _on_status(self, device: str, payload: bytes) -> None:
+        status = wire.decode(Status, payload)
+        if status.device != device:
+            raise WireFormatError(f"status of {status.device!r} came under the id {device!r}")
+        problem = self.fleet.heard(status)
+        if problem:
+            log.warning("%s", problem)
+            self._emit(events.DeviceRefused(device, problem))
+            self.updates.refuse_device(device, problem)
+        else:
+            self._emit(events.DeviceSeen(device, status.state, status.modalities, status.software, status.board))
+
+    async def _after(self) -> None:
+        """What may have become possible or necessary, after every message and every alarm."""
+        await self.desk.lapse()
+        self.updates.ask_missing()
+        await self._keep_house()
+        if self._publication_due():
+            await self._publish()
+        if self._state == "running" and self.claim.settled:
+            await self.desk.offer()
+        self._check_stop()
+        self._arm()
+
+    async def _keep_house(self) -> None:
+        """Checkpoints and prunes where it is time to; a full disk is said once, and costs nothing but room."""
+        try:
+            if self.ledger.since_checkpoint >= self.config.store.checkpoint_every:
+                await self._compute.run(STORE, 0, self.ledger.checkpoint)
+                self._prune = True
+            if self._prune:
+                self._prune = False
+                in_use = self.desk.bases | self._evaluator.in_use
+                if await self.publisher.prune(in_use) and self.ledger.since_checkpoint:
+                    await self._compute.run(STORE, 0, self.ledger.checkpoint)
+        except StoreError as error:
+            self.updates.store_failed(error)
+
+    def _publication_due(self) -> bool:
+        newest = self.publisher.newest
+        if self.publisher.busy or newest is None:
+            return False
+        behind = self.ledger.updates - newest.updates
+        return behind >= self.config.publish.every_updates and self._clock.now_ns() >= self.publisher.ready_ns
+
+    async def _publish(self) -> None:
+        tensors = await self._compute.run(STORE, 0, self.ledger.copy)
+        self.publisher.publish(Snapshot(self.ledger.number, self.ledger.updates, tensors, {}))
+
+    def _announced(self, stored: Stored | None) -> None:
+        self._settled.set()
+        if stored is not None:
+            published = stored.published
+            down = wire_bytes(published.size, published.chunks)
+            self._emit(events.Published(stored.id.number, published.size, down, published.codec, stored.id.digest))
+            self._evaluator.offer(stored)
+            self._prune = True
+        if self._group is not None and not self._over.is_set():
+            self._group.start(self._look_again(), name="coordinator: after a publication")
+
+    def _evaluated(self, stored: Stored, result: Evaluation) -> None:
+        self._settled.set()
+        self.evaluations.append((stored.id.number, result))
+        before = None if self.publisher.best is None else self.publisher.best.acc
+        best = self.publisher.evaluated(stored, result.acc)
+        gained = before is None or result.acc >= before + self.config.stop.plateau_delta
+        self._since_best = 0 if gained else self._since_best + 1
+        self._emit(events.Evaluated(stored.id.number, result.acc, dict(result.acc_by_modality), result.n, best))
+        if self._group is not None:
+            self._group.start(self._remember(stored, result.acc, best=best), name="coordinator: after an evaluation")
+
+    async def _remember(self, stored: Stored, acc: float, *, best: bool) -> None:
+        async with self._turn:
+            try:
+                await self._compute.run(STORE, 0, self._store.save_accuracy, stored.id.number, acc)
+            except StoreError as error:
+                self.updates.store_failed(error)
+            if not self._over.is_set():
+                self._check_stop()
+        if best:
+            await self.publisher.send_head()
+
+    async def _look_again(self) -> None:
+        async with self._turn:
+            if not self._over.is_set():
+                await self._after()
+
+    def _check_stop(self) -> None:
+        stop = self.config.stop
+        seconds = (self._clock.now_ns() - self._start_ns) / NS
+        criteria = {
+            f"{stop.updates} updates": 0 < stop.updates <= self.ledger.updates,
+            f"{stop.seconds:g} s": 0 < stop.seconds <= seconds,
+            f"no gain in {stop.plateau} evaluations": 0 < stop.plateau <= self._since_best,
+        }
+        met = [name for name, reached in criteria.items() if reached]
+        if met:
+            self._set_state("finished", met[0])
+            self._over.set()
+
+    def _arm(self) -> None:
+        """Sets the alarm to the next moment at which something is due without a message."""
+        now_ns = self._clock.now_ns()
+        stop_ns = self._start_ns + round(self.config.stop.seconds * NS) if self.config.stop.seconds else None
+        newest = self.publisher.newest
+        behind = newest is not None and self.ledger.updates - newest.updates >= self.config.publish.every_updates
+        publish_ns = self.publisher.ready_ns if (behind or newest is None) and not self.publisher.busy else None
+        probation_ns = self.claim.until_ns if self.claim.until_ns > now_ns else None
+        times = [stop_ns, publish_ns, probation_ns, self.desk.next_ns, self.updates.next_ns]
+        due_ns = min((t for t in times if t is not None), default=None)
+        if due_ns != self._alarm_ns:
+            self._alarm_ns = due_ns
+            self._alarm.set()
+
+    async def _wake_up(self) -> None:
+        while True:
+            self._alarm.clear()
+            left_s = float("inf") if self._alarm_ns is None else max(0, self._alarm_ns - self._clock.now_ns()) / NS
+            try:
+                async with self._clock.deadline(left_s):
+                    await self._alarm.wait()
+            except TimeoutError:
+                self._alarm_ns = None
+                await self._look_again()
+
+    def pause(self) -> None:
+        """Gives out no more tasks; updates under way are still taken."""
+        self._switch("running", "paused")
+
+    def resume(self) -> None:
+        """Gives out tasks again."""
+        self._switch("paused", "running")
+
+    def _switch(self, before: str, after: str) -> None:
+        if self._state == before and self._group is not None:
+            self._set_state(after, "")
+            self._group.start(self.publisher.send_head(), name="coordinator: head")
+            self._group.start(self._look_again(), name=f"coordinator: {after}")
+
+    def _set_state(self, state: str, reason: str) -> None:
+        if state != self._state:
+            self._state = self.publisher.state = state
+            self._emit(events.StateChanged(state, reason))
+
+    def stop(self, reason: str = "asked to") -> None:
+        """Ends the federation as a stop criterion would."""
+        self._set_state("finished", reason)
+        self._over.set()
+
+    async def _finish(self) -> None:
+        """Publishes and evaluates the last version, ends training everywhere, and leaves a checkpoint."""
+        async with self._turn:
+            await self._idle()
+            newest = self.publisher.newest
+            if newest is None or newest.id.number != self.ledger.number:
+                await self._publish()
+                await self._idle()
+            if self.publisher.newest is not None:
+                self._evaluator.offer(self.publisher.newest, final=True)
+            try:
+                await self._compute.run(STORE, 0, self.ledger.checkpoint)
+            except StoreError as error:
+                log.error("no final checkpoint: %s", error)
+        await self._idle()
+        await self.publisher.send_head()
+        self.desk.stop_all()
+        await self.mail.empty()
+
+    async def _idle(self) -> None:
+        while self.publisher.busy or self._evaluator.busy:
+            self._settled.clear()
+            await self._settled.wait()
+
+    @property
+    def tensors(self) -> ModelTensors:
+        """The model now: a copy."""
+        return self.ledger.copy()
+
+    def version(self) -> VersionId | None:
+        """Returns the newest published version."""
+        return None if self.publisher.newest is None else self.publisher.newest.id
+
+
+__all__ = ["Coordinator"]

@@ -1,0 +1,85 @@
+"""Tests published versions on held-out data, off the loop and one at a time; mixing never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from coordinator.config import EvaluateConfig
+from coordinator.evaluate import Evaluation, evaluate
+from coordinator.publish import STORE
+from coordinator.store import Store, Stored
+from edge_sdk.core.compute import Compute
+from edge_sdk.core.records import Dataset
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.learn.records import Needs
+
+EVALUATE = "evaluate"  # its own ordered lane
+
+
+class Evaluator:
+    """Evaluates every so many updates; a version that waits gives way to a newer one.
+
+    Args:
+        config: the [evaluate] section.
+        spec: the federation's spec.
+        needs: what the method needs of the model.
+        test: held-out rows; None: nothing is evaluated.
+        compute: runs the evaluation.
+        store: gives the tensors.
+        done: called with every result.
+    """
+
+    def __init__(
+        self, config: EvaluateConfig, spec: FederationSpec, needs: Needs, *, test: Dataset | None, compute: Compute,
+        store: Store, done: Callable[[Stored, Evaluation], None],
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._spec = spec
+        self._needs = needs
+        self._test = test
+        self._compute = compute
+        self._store = store
+        self._done = done
+        self._last: Stored | None = None  # taken for evaluation
+        self._pending: Stored | None = None
+        self._working = False
+        self._wake = asyncio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Says whether a result is still to come."""
+        return self._pending is not None or self._working
+
+    @property
+    def in_use(self) -> frozenset[int]:
+        """Versions whose tensors are about to be read."""
+        return frozenset() if self._pending is None else frozenset((self._pending.id.number,))
+
+    def offer(self, stored: Stored, *, final: bool = False) -> None:
+        """Takes a version if it is time for one; `final` versions are always taken, unless they were already."""
+        if self._test is None or (self._last is not None and self._last.id == stored.id):
+            return
+        due = self._last is None or stored.updates - self._last.updates >= self._config.every_updates
+        if due or final:
+            self._last = self._pending = stored
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Evaluates what is offered, for ever."""
+        while True:
+            self._wake.clear()
+            stored, self._pending = self._pending, None
+            if stored is None or self._test is None:
+                await self._wake.wait()
+                continue
+            self._working = True
+            tensors = await self._compute.run(STORE, 0, self._store.tensors, stored.id)
+            result = await self._compute.run(
+                EVALUATE, 0, evaluate, self._spec, self._needs, tensors, self._test, self._config.max_rows
+            )
+            self._working = False
+            self._done(stored, result)
+
+
+__all__ = ["EVALUATE", "Evaluator"]

@@ -1,0 +1,210 @@
+"""The model and how it came to be: decisions are committed to the store, then carried out, in one order.
+
+The commit comes before the arithmetic: if the disk refuses, the model has not changed; if the program is killed in
+between, replay does the arithmetic. Both do it from the same journal entry with the same kernel, so a recovered model
+is bit-identical to one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from coordinator.store import About, Checkpoint, Entry, Journal, Rollback, Store
+from coordinator.store.base import Floats
+from edge_sdk.codecs.chain import Chain
+from edge_sdk.core.errors import ConfigError, StoreError
+from edge_sdk.core.records import Array, ModelLayout, ModelTensors, Segments, Update, VersionId
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.learn import params
+from edge_sdk.learn.blending import KERNEL, blend
+from edge_sdk.learn.records import Rates, UpdateView
+from edge_sdk.methods.base import AsyncServerRule, Method, find
+from edge_sdk.models.build import initial_tensors, layout
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """How the store was found."""
+
+    new: bool
+    replayed: int  # updates
+    same_bits: bool
+    journal: Journal
+
+
+class Ledger:
+    """Owns θ, the rule's state and the version number. Methods that touch the store block.
+
+    Args:
+        spec: the federation's spec.
+        store: where decisions go.
+    """
+
+    def __init__(self, spec: FederationSpec, store: Store) -> None:
+        self.spec = spec
+        self.method: Method = find(spec.method.name)
+        if self.method.mode != "async":
+            raise ConfigError(f"method {spec.method.name!r} is {self.method.mode}; this coordinator runs async methods")
+        self.rule: AsyncServerRule[Any] = self.method.server_rule(spec.method.config, spec)
+        self.layout: ModelLayout = layout(spec, self.method.needs)
+        self.chain = Chain(spec.codec.up, self.layout)
+        self.number = 0
+        self.updates = 0
+        self._store = store
+        self._theta: dict[str, Segments] = {}
+        self._state: dict[str, Floats] = {}
+        self._checkpoint_number = 0
+
+    def open(self, init: ModelTensors | None, seed: int) -> Opened:
+        """Takes the store and brings the model up to date.
+
+        Args:
+            init: the first version of a new store; None: drawn from `seed`.
+            seed: of the initial values.
+
+        Raises:
+            StoreError: the store is in use, broken, or belongs to another federation.
+        """
+        found = self._store.open()
+        about = self._about()
+        if found is None:
+            self._create(about, init, seed)
+            return Opened(new=True, replayed=0, same_bits=True, journal=self._store.journal())
+        self._check(found)
+        replayed, same_bits = self._recover(found)
+        if found != about:
+            self._amend(found, about)
+        return Opened(new=False, replayed=replayed, same_bits=same_bits, journal=self._store.journal())
+
+    def _about(self) -> About:
+        capability = torch.backends.cpu.get_cpu_capability()
+        return About(self.spec.name, self.spec.canonical(), self.spec.shape_digest, KERNEL, capability)
+
+    def _create(self, about: About, init: ModelTensors | None, seed: int) -> None:
+        tensors = init if init is not None else initial_tensors(self.spec, self.method.needs, seed)
+        params.check(self.layout, tensors)
+        if sorted(tensors) != sorted(self.layout):
+            raise ConfigError(f"the first version has modules {sorted(tensors)}, the model {sorted(self.layout)}")
+        self._theta = params.copy(tensors)
+        self._state = _state(self.rule.init())
+        self._store.create(about, self._snapshot())
+
+    def _check(self, found: About) -> None:
+        if found.federation != self.spec.name or found.shape_digest != self.spec.shape_digest:
+            raise StoreError(
+                f"this store holds federation {found.federation!r} with other shapes, classes or name than "
+                f"{self.spec.name!r}; give the new federation another name and a store of its own"
+            )
+
+    def _recover(self, found: About) -> tuple[int, bool]:
+        checkpoint = self._store.newest_checkpoint()
+        self.number, self.updates = checkpoint.number, checkpoint.updates
+        self._theta, self._state = dict(checkpoint.tensors), {**_state(self.rule.init()), **checkpoint.state}
+        self._checkpoint_number = checkpoint.number
+        params.check(self.layout, self._theta)
+        chains: dict[str, Chain] = {self.chain.text: self.chain}
+        replayed, same = 0, found.capability == self._about().capability
+        for entry in self._store.entries(checkpoint.number):
+            chain = (
+                chains.setdefault(entry.chain, self.chain) if entry.chain in chains else Chain(entry.chain, self.layout)
+            )
+            chains[entry.chain] = chain
+            self._carry_out(entry, chain.decode_update(entry.body), self._store.tensors(entry.base))
+            replayed, same = replayed + 1, same and entry.kernel == KERNEL
+        if replayed and not same:
+            log.warning(
+                "the journal was made by another kernel or CPU class: the model equals the old one to 1e-6 only"
+            )
+        return replayed, same or not replayed
+
+    def _amend(self, found: About, about: About) -> None:
+        """Takes over a changed spec; the state of another method means nothing to this one."""
+        before = json.loads(found.spec).get("method", {}).get("name")
+        if before != self.spec.method.name:
+            self._state = _state(self.rule.init())
+        self._store.checkpoint(self._snapshot())
+        self._store.amend(about)
+
+    def decide(self, view: UpdateView) -> tuple[Rates, Mapping[str, Floats]]:
+        """Returns what the rule says of an update."""
+        rates, patch = self.rule.rates(self._state, view)
+        odd = [m for m in view.modules if not np.isfinite(rates.by_module.get(m, np.nan))]
+        if odd:
+            raise ConfigError(f"method {self.spec.method.name!r} gave no usable rate for {', '.join(odd)}")
+        return rates, _state(patch)
+
+    def extras(self, device: str) -> dict[str, Array]:
+        """Returns what the method sends down with a task."""
+        return self.rule.extras(self._state, device)
+
+    def figures(self) -> dict[str, float]:
+        """Returns what the method says of its state."""
+        return self.rule.figures(self._state)
+
+    @property
+    def tensors(self) -> ModelTensors:
+        """The model now; it changes with the next update."""
+        return self._theta
+
+    def apply(self, entry: Entry, update: Update, base: ModelTensors) -> None:
+        """Commits a decision and carries it out.
+
+        Raises:
+            StoreError: it could not be made durable; nothing has changed.
+        """
+        self._store.commit(entry)
+        self._carry_out(entry, update, base)
+
+    def _carry_out(self, entry: Entry, update: Update, base: ModelTensors) -> None:
+        blend(self._theta, base, update, Rates(entry.rates, entry.op))
+        self._state.update(entry.patch)
+        self.number = entry.version
+        self.updates += 1
+
+    def copy(self) -> dict[str, Segments]:
+        """Returns the model now, with memory of its own."""
+        return params.copy(self._theta)
+
+    def checkpoint(self) -> None:
+        """Writes model and state as a whole."""
+        self._store.checkpoint(self._snapshot())
+        self._checkpoint_number = self.number
+
+    def roll_back(self, target: VersionId) -> int:
+        """Makes the tensors of a held version the next one; returns its number.
+
+        The rule's state stays: it says something about the clients, not about the model.
+
+        Raises:
+            StoreError: the version is not held any more.
+        """
+        tensors = params.copy(self._store.tensors(target))
+        params.check(self.layout, tensors)
+        made = Checkpoint(self.number + 1, self.updates, tensors, self._state)
+        self._store.roll_back(Rollback(made.number, target.number), made)
+        self._theta, self.number, self._checkpoint_number = tensors, made.number, made.number
+        return made.number
+
+    @property
+    def since_checkpoint(self) -> int:
+        """Versions made since the last checkpoint."""
+        return self.number - self._checkpoint_number
+
+    def _snapshot(self) -> Checkpoint:
+        return Checkpoint(self.number, self.updates, self._theta, self._state)
+
+
+def _state(values: Mapping[str, Array]) -> dict[str, Floats]:
+    return {name: np.array(value, np.float64) for name, value in values.items()}
+
+
+__all__ = ["Ledger", "Opened"]

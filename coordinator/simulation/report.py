@@ -1,0 +1,69 @@
+"""What a run has to say: the contract of `edge-coordinator simulate --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+LAST_VERSIONS = 20  # acc_median looks at this many evaluated versions
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One update that was applied."""
+
+    device: str
+    sequence: int
+    base: int  # number of the version it was trained from
+    staleness: int
+    virtual_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One evaluated version."""
+
+    version: int
+    virtual_s: float
+    acc: float
+    acc_by_modality: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Result of one simulated run; accuracies are fractions in [0, 1] of the test split."""
+
+    method: str
+    dataset: str
+    seed: int
+    devices: int
+    updates: int  # client updates applied
+    acc: float  # final global model
+    acc_by_modality: Mapping[str, float]  # zero-feature (algorithms.md §2.3)
+    acc_median: float  # over the last evaluated versions
+    virtual_seconds: float
+    wall_seconds: float
+    bytes_up: int  # message bytes with headers, all devices
+    bytes_down: int
+    mean_staleness: float
+    digest: str  # blake2b-128 over the final parameters
+    rejected: int = 0
+    workers: int = 1
+    curve: Sequence[Point] = ()
+    applied: Sequence[Applied] = field(default=(), repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns plain data; the list of applied updates is left out."""
+        data = asdict(self)
+        del data["applied"]
+        return data
+
+
+def last_median(values: Sequence[float]) -> float:
+    """Returns the median over the last evaluated versions; NaN if there is none."""
+    return median(values[-LAST_VERSIONS:]) if values else float("nan")
+
+
+__all__ = ["LAST_VERSIONS", "Applied", "Point", "Report", "last_median"]

@@ -1,0 +1,221 @@
+"""One simulated run: the coordinator's and the devices' own code on one event loop, a clock and the memory transport.
+
+Training is really computed; only its duration is modelled. The same world also runs under the wall clock, with the same
+modelled durations slept out, which is how the tests hold the two against each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from coordinator.config import (
+    AdmissionConfig,
+    CoordinatorConfig,
+    EvaluateConfig,
+    PublishConfig,
+    ScheduleConfig,
+    StopConfig,
+)  # fmt: skip
+from coordinator.evaluate import Evaluation, evaluate
+from coordinator.events import Evaluated, UpdateApplied, UpdateRejected
+from coordinator.preparation import Split
+from coordinator.service import Coordinator
+from coordinator.simulation.partition import partition
+from coordinator.simulation.profiles import MBA, WorldProfile
+from coordinator.simulation.report import Applied, Point, Report, last_median
+from coordinator.simulation.world import ModelledCost, ScriptedSource
+from coordinator.store import MemoryStore
+from edge_sdk.codecs.wire import params_digest
+from edge_sdk.core.clock import NS, Clock, WallClock, run_virtual
+from edge_sdk.core.compute import ModelledCompute
+from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig
+from edge_sdk.core.records import ModelTensors
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.learn.local_training import single_thread
+from edge_sdk.methods.base import find
+from edge_sdk.runtime.device import Device
+from edge_sdk.transport.inbox import Traffic
+from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
+
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What is simulated, besides spec and data."""
+
+    devices: int
+    updates: int
+    seed: int
+    partition: str | None = None  # None: by subject where there are enough, else IID
+    fraction: float = 0.25  # of the devices that is kept busy
+    profile: WorldProfile = MBA
+    evaluate_every: int = 10  # updates
+    workers: int = 1  # training processes; 1: in this process
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that was observed, in order."""
+
+    clock: Clock
+    applied: list[Applied] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
+    rejected: int = 0
+    progress: Callable[[int], None] = lambda updates: None
+
+    def __call__(self, event: Any) -> None:
+        now_s = self.clock.now_ns() / NS
+        if isinstance(event, UpdateApplied):
+            self.applied.append(Applied(event.device, event.sequence, event.base, event.staleness, now_s))
+            self.progress(len(self.applied))
+        elif isinstance(event, Evaluated):
+            self.curve.append(Point(event.version, now_s, event.acc, dict(event.acc_by_modality)))
+        elif isinstance(event, UpdateRejected):
+            self.rejected += 1
+
+
+class Simulation:
+    """A federation in one process.
+
+    Args:
+        spec: the federation.
+        data: training and test rows.
+        world: what is simulated.
+        progress: called with the number of updates applied so far.
+    """
+
+    def __init__(
+        self, spec: FederationSpec, data: Split, world: World, *, progress: Callable[[int], None] | None = None
+    ) -> None:
+        self.spec = spec
+        self.data = data
+        self.world = world
+        self.progress = progress or (lambda updates: None)
+
+    def run(self) -> Report:
+        """Runs under virtual time and returns the report."""
+        single_thread()
+        return run_virtual(self.play)
+
+    def run_on_wall_clock(self, speed: float) -> Report:
+        """Runs the same world in real time, `speed` times as fast."""
+        single_thread()
+        return asyncio.run(self.play(WallClock(speed)))
+
+    async def play(self, clock: Clock) -> Report:
+        """Runs the world on a clock."""
+        wall = WallClock()
+        start_ns, wall_ns = clock.now_ns(), wall.now_ns()
+        broker = MemoryBroker(clock)
+        record = Record(clock, progress=self.progress)
+        workers = self.world.workers if self.world.workers > 1 else 0
+        compute = ModelledCompute(clock, workers, single_thread)
+        center = self._coordinator(broker, clock, compute, record)
+        with TemporaryDirectory(prefix="edge-simulation-") as scratch:
+            links = {name: MemoryTransport(broker, name) for name in self._names()}
+            members = self._devices(links, clock, compute, Path(scratch))
+            try:
+                async with clock.group() as group:
+                    for name, device in members.items():
+                        group.start(device.run(), name=name)
+                    await center.run()
+                    group.cancel()
+            finally:
+                await compute.aclose()
+        final = center.tensors
+        return self._report(
+            record, final, self._evaluate(final), _traffic(links),
+            virtual_s=(clock.now_ns() - start_ns) / NS, wall_s=(wall.now_ns() - wall_ns) / NS,
+        )  # fmt: skip
+
+    def _coordinator(self, broker: MemoryBroker, clock: Clock, compute: ModelledCompute, record: Record) -> Coordinator:
+        world = self.world
+        policy = "free" if world.fraction >= 1.0 else "sampled"
+        config = CoordinatorConfig(
+            schedule=ScheduleConfig(
+                policy=policy, fraction=world.fraction, task_deadline_s=0.0, seed=world.seed, min_devices=world.devices
+            ),
+            publish=PublishConfig(every_updates=1, min_interval_s=0.0, min_hold_s=0.0, patience_s=0.0),
+            evaluate=EvaluateConfig(every_updates=world.evaluate_every),
+            stop=StopConfig(updates=world.updates),
+            admission=AdmissionConfig(enrolment="open"),
+        )
+        return Coordinator(
+            config, self.spec, transport=MemoryTransport(broker, COORDINATOR), clock=clock, compute=compute,
+            store=MemoryStore(), test=self.data.test, observer=record,
+        )  # fmt: skip
+
+    def _names(self) -> list[str]:
+        width = len(str(self.world.devices - 1))
+        return [f"device-{number:0{width}}" for number in range(self.world.devices)]
+
+    def _devices(
+        self, links: Mapping[str, MemoryTransport], clock: Clock, compute: ModelledCompute, scratch: Path
+    ) -> dict[str, Device]:
+        world, train = self.world, self.data.train
+        parts = partition(train, world.devices, world.partition, world.seed)
+        members = {}
+        for number, (name, rows) in enumerate(zip(links, parts, strict=True)):
+            rounds = ScriptedSource(train.take(rows), world.profile, clock, seed=world.seed, device=number)
+            config = DeviceConfig(
+                device=DeviceSection(id=name, federation=self.spec.name, state_dir=scratch / name, seed=world.seed),
+                inference=InferenceConfig(enabled=False),
+            )
+            members[name] = Device(
+                config, transport=links[name], clock=clock, compute=compute, rounds=rounds,
+                cost=ModelledCost(world.profile, seed=world.seed, device=number, devices=world.devices),
+            )  # fmt: skip
+        return members
+
+    def _evaluate(self, tensors: ModelTensors) -> Evaluation:
+        return evaluate(self.spec, find(self.spec.method.name).needs, tensors, self.data.test)
+
+    def _report(
+        self,
+        record: Record,
+        final: ModelTensors,
+        score: Evaluation,
+        traffic: Traffic,
+        *,
+        virtual_s: float,
+        wall_s: float,
+    ) -> Report:
+        world = self.world
+        return Report(
+            method=self.spec.method.name,
+            dataset=self.data.train.name,
+            seed=world.seed,
+            devices=world.devices,
+            updates=len(record.applied),
+            acc=score.acc,
+            acc_by_modality=score.acc_by_modality,
+            acc_median=last_median([p.acc for p in record.curve]),
+            virtual_seconds=virtual_s,
+            wall_seconds=wall_s,
+            bytes_up=traffic.bytes_up,
+            bytes_down=traffic.bytes_down,
+            mean_staleness=sum(a.staleness for a in record.applied) / max(1, len(record.applied)),
+            digest=params_digest(final),
+            rejected=record.rejected,
+            workers=world.workers,
+            curve=tuple(record.curve),
+            applied=tuple(record.applied),
+        )
+
+
+def _traffic(links: Mapping[str, MemoryTransport]) -> Traffic:
+    """Returns what all devices together sent and received."""
+    total = Traffic()
+    for link in links.values():
+        total.bytes_up += link.traffic.bytes_up
+        total.bytes_down += link.traffic.bytes_down
+    return total
+
+
+__all__ = ["COORDINATOR", "Record", "Simulation", "World"]

@@ -1,0 +1,183 @@
+"""Files of a store: written whole or not at all, tensors as safetensors, read by mapping them into memory."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+from collections.abc import Mapping
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from coordinator.store.base import Checkpoint, Floats
+from edge_sdk.core.errors import StoreError
+from edge_sdk.core.records import Array, ModelTensors, Segments
+
+_SEGMENTS = ("params", "stats", "counters")
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
+_STATE_NAMES, _STATE_VALUES, _UPDATES = "state/names", "state/values", "updates"
+_MAX_HEADER = 64 * 1024 * 1024
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that it is there whole, or not at all, whenever the power goes; StoreError if it cannot be."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}; free some space and try again"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def pack_tensors(tensors: ModelTensors, more: Mapping[str, Array] | None = None) -> bytes:
+    """Returns model tensors as safetensors: "<module>/<segment>", empty segments left out."""
+    named: dict[str, Array] = dict(more or {})
+    for module in sorted(tensors):
+        for segment in _SEGMENTS:
+            array = _segment(tensors[module], segment)
+            if array.size or segment == "params":
+                named[f"{module}/{segment}"] = np.ascontiguousarray(array)
+    data: bytes = save(named)
+    return data
+
+
+def _segment(segments: Segments, name: str) -> Array:
+    arrays: dict[str, Array] = {"params": segments.params, "stats": segments.stats, "counters": segments.counters}
+    return arrays[name]
+
+
+def map_arrays(path: Path) -> dict[str, Array]:
+    """Returns the arrays of a safetensors file, mapped into memory (private: nothing is ever written back)."""
+    try:
+        mapped = np.memmap(path, np.uint8, mode="c")
+        (length,) = struct.unpack_from("<Q", mapped[:8].tobytes())
+        if length > min(_MAX_HEADER, len(mapped) - 8):
+            raise ValueError(f"header of {length} bytes in a file of {len(mapped)}")
+        header = json.loads(mapped[8 : 8 + length].tobytes())
+        header.pop("__metadata__", None)
+        return {name: _view(mapped[8 + length :], entry) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise StoreError(f"{path}: not a whole safetensors file: {error}; restore it from a backup") from error
+
+
+def _view(buffer: Array, entry: Mapping[str, Any]) -> Array:
+    start, stop = (int(n) for n in entry["data_offsets"])
+    if not 0 <= start <= stop <= len(buffer):
+        raise ValueError(f"tensor at {start}–{stop} in a buffer of {len(buffer)} bytes")
+    shape = tuple(int(n) for n in entry["shape"])
+    dtype = _DTYPES[str(entry["dtype"])]
+    view: Array = np.asarray(buffer[start:stop]).view(dtype).reshape(shape)
+    return view
+
+
+def read_tensors(path: Path) -> dict[str, Segments]:
+    """Returns the model tensors of a file that `pack_tensors` made, mapped into memory."""
+    return _tensors(map_arrays(path))
+
+
+def _tensors(arrays: Mapping[str, Array]) -> dict[str, Segments]:
+    modules = sorted({name.rpartition("/")[0] for name in arrays if name.endswith("/params")})
+    empty: dict[str, Array] = {
+        "params": np.zeros(0, np.float32), "stats": np.zeros(0, np.float32), "counters": np.zeros(0, np.int64),
+    }  # fmt: skip
+    return {m: Segments(*(arrays.get(f"{m}/{s}", empty[s]) for s in _SEGMENTS)) for m in modules}
+
+
+def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Returns a checkpoint as safetensors; the rule's state is one buffer and a list of names."""
+    names = sorted(checkpoint.state)
+    listing = json.dumps([[name, list(np.shape(checkpoint.state[name]))] for name in names]).encode()
+    values = [np.asarray(checkpoint.state[name], np.float64).reshape(-1) for name in names]
+    more: dict[str, Array] = {
+        _STATE_NAMES: np.frombuffer(listing, np.uint8),
+        _STATE_VALUES: np.concatenate(values) if values else np.zeros(0),
+        _UPDATES: np.array([checkpoint.number, checkpoint.updates], np.int64),
+    }
+    return pack_tensors(checkpoint.tensors, more)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Returns the checkpoint of a file, with memory of its own."""
+    arrays = map_arrays(path)
+    try:
+        number, updates = (int(n) for n in arrays.pop(_UPDATES))
+        listing = json.loads(arrays.pop(_STATE_NAMES).tobytes())
+        values = arrays.pop(_STATE_VALUES)
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"{path}: not a checkpoint: {error}") from error
+    tensors = {
+        name: Segments(s.params.copy(), s.stats.copy(), s.counters.copy()) for name, s in _tensors(arrays).items()
+    }
+    return Checkpoint(number, updates, tensors, _state(listing, values))
+
+
+def _state(listing: list[tuple[str, list[int]]], values: Array) -> dict[str, Floats]:
+    state: dict[str, Floats] = {}
+    start = 0
+    for name, shape in listing:
+        size = int(np.prod(shape, dtype=np.int64))
+        state[name] = values[start : start + size].reshape(shape).copy()
+        start += size
+    return state
+
+
+def lock(path: Path) -> TextIOWrapper:
+    """Returns the open lock file; StoreError if another process has it.
+
+    The kernel lets the lock go with the process, however that ends: a killed coordinator leaves none behind.
+    """
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise StoreError(
+            f"{path.parent}: in use by another process (pid {holder}); stop that coordinator first"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+__all__ = [
+    "lock",
+    "map_arrays",
+    "pack_checkpoint",
+    "pack_tensors",
+    "read_checkpoint",
+    "read_tensors",
+    "sync_folder",
+    "write_atomically",
+]

@@ -1,0 +1,175 @@
+"""A store in memory: the simulator's, and as strict as the one on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from coordinator.store.base import (
+    CHECKPOINTS,
+    RECEIPTS,
+    About,
+    Checkpoint,
+    Entry,
+    Floats,
+    Journal,
+    OpenTask,
+    Receipt,
+    Rollback,
+    Store,
+    Stored,
+    new_lineage,
+)  # fmt: skip
+from edge_sdk.core.errors import StoreError
+from edge_sdk.core.records import ModelTensors, Segments, VersionId
+
+
+class MemoryStore(Store):
+    """Keeps everything in this process.
+
+    Args:
+        keep: "recovery" | "audit" | "all".
+        devices: enrolled devices.
+        lineage: None draws one.
+    """
+
+    def __init__(self, *, keep: str = "recovery", devices: tuple[str, ...] = (), lineage: str | None = None) -> None:
+        self.lineage = lineage or new_lineage()
+        self._keep = keep
+        self._devices = frozenset(devices)
+        self._about: About | None = None
+        self._taken = False
+        self._entries: dict[int, Entry] = {}
+        self._checkpoints: dict[int, Checkpoint] = {}
+        self._receipts: dict[str, list[Receipt]] = {}
+        self._tasks: dict[str, OpenTask] = {}
+        self._numbers: dict[str, int] = {}
+        self._sequences: dict[tuple[str, int], int] = {}
+        self._norms: list[float] = []
+        self._rollbacks: list[Rollback] = []
+        self._versions: dict[int, tuple[Stored, ModelTensors, bytes]] = {}
+
+    def open(self) -> About | None:
+        if self._taken:
+            raise StoreError("this store is in use; close it first")
+        self._taken = True
+        return self._about
+
+    def create(self, about: About, checkpoint: Checkpoint) -> None:
+        self._about = about
+        self._checkpoints[checkpoint.number] = _own(checkpoint)
+
+    def amend(self, about: About) -> None:
+        self._about = about
+
+    def journal(self) -> Journal:
+        return Journal(
+            tasks=tuple(self._tasks.values()),
+            receipts=tuple(r for receipts in self._receipts.values() for r in receipts),
+            versions=tuple(stored for stored, _, _ in self._versions.values()),
+            rollbacks=tuple(self._rollbacks),
+            task_numbers=dict(self._numbers),
+            sequences=dict(self._sequences),
+            norms=tuple(self._norms),
+        )
+
+    def newest_checkpoint(self) -> Checkpoint:
+        return _own(self._checkpoints[max(self._checkpoints)])
+
+    def entries(self, after: int) -> Iterator[Entry]:
+        for number in sorted(n for n in self._entries if n > after):
+            yield self._entries[number]
+
+    def commit(self, entry: Entry) -> None:
+        if entry.version in self._entries:
+            raise StoreError(f"version {entry.version} was made already")
+        self._entries[entry.version] = entry
+        receipts = self._receipts.setdefault(entry.key.device, [])
+        receipts.append(Receipt(entry.key, entry.digest, entry.version, self.lineage))
+        del receipts[:-RECEIPTS]
+        line = (entry.key.device, entry.key.incarnation)
+        self._sequences[line] = max(entry.key.sequence, self._sequences.get(line, -1))
+        self._norms = [*self._norms[-100:], entry.norm]
+        self._tasks.pop(entry.task, None)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._checkpoints[checkpoint.number] = _own(checkpoint)
+        if self._keep == "all":
+            return
+        for number in sorted(self._checkpoints)[:-CHECKPOINTS]:
+            del self._checkpoints[number]
+        self._forget(min(self._checkpoints))
+
+    def _forget(self, until: int) -> None:
+        """Drops bodies (audit) or whole entries (recovery) up to a version."""
+        for number in [n for n in self._entries if n <= until]:
+            if self._keep == "audit":
+                self._entries[number] = replace(self._entries[number], body=b"")
+            else:
+                del self._entries[number]
+
+    def open_tasks(self, tasks: tuple[OpenTask, ...]) -> None:
+        for task in tasks:
+            self._tasks[task.id] = task
+            self._numbers[task.device] = task.number + 1
+
+    def close_tasks(self, ids: tuple[str, ...]) -> None:
+        for task in ids:
+            self._tasks.pop(task, None)
+
+    def save_version(self, stored: Stored, tensors: ModelTensors, data: bytes) -> None:
+        self._versions[stored.id.number] = (stored, tensors, data)
+
+    def save_accuracy(self, number: int, acc: float) -> None:
+        if number in self._versions:
+            stored, tensors, data = self._versions[number]
+            self._versions[number] = (replace(stored, acc=acc), tensors, data)
+
+    def tensors(self, version: VersionId) -> ModelTensors:
+        return self._held(version)[1]
+
+    def data(self, version: VersionId) -> bytes:
+        return self._held(version)[2]
+
+    def _held(self, version: VersionId) -> tuple[Stored, ModelTensors, bytes]:
+        held = self._versions.get(version.number)
+        if held is None or held[0].id != version:
+            raise StoreError(f"version {version.number} of lineage {version.lineage[:8]} is not held")
+        return held
+
+    def prune(self, keep: frozenset[int], *, newest: int, budget_bytes: int) -> tuple[frozenset[int], bool]:
+        always = frozenset(sorted(self._versions)[-newest:])
+        journal = frozenset(e.base.number for e in self._entries.values() if e.body)
+        for number in self._versions.keys() - always - keep - journal:
+            del self._versions[number]
+        sizes = {n: _size(tensors) + len(data) for n, (_, tensors, data) in self._versions.items()}
+        for number in sorted(sizes.keys() - always - journal):
+            if sum(sizes.values()) > budget_bytes:
+                del sizes[number], self._versions[number]
+        over = sum(sizes.values()) > budget_bytes
+        return frozenset(self._versions), over and bool(journal - always)
+
+    def roll_back(self, rollback: Rollback, checkpoint: Checkpoint) -> None:
+        self._rollbacks.append(rollback)
+        self.checkpoint(checkpoint)
+        undone = [t.id for t in self._tasks.values() if rollback.target < t.base.number < rollback.made]
+        self.close_tasks(tuple(undone))
+
+    def enrolled(self) -> frozenset[str]:
+        return self._devices
+
+    def close(self) -> None:
+        self._taken = False
+
+
+def _own(checkpoint: Checkpoint) -> Checkpoint:
+    tensors = {n: Segments(s.params.copy(), s.stats.copy(), s.counters.copy()) for n, s in checkpoint.tensors.items()}
+    state: Mapping[str, Floats] = {name: value.copy() for name, value in checkpoint.state.items()}
+    return replace(checkpoint, tensors=tensors, state=state)
+
+
+def _size(tensors: ModelTensors) -> int:
+    return sum(s.params.nbytes + s.stats.nbytes + s.counters.nbytes for s in tensors.values())
+
+
+__all__ = ["MemoryStore"]

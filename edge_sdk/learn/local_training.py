@@ -1,0 +1,207 @@
+"""The one local training loop.
+
+Read a method's client rule beside `train`: the hooks are the lines that its paper adds.
+
+Nothing here draws from torch's global generator, or leaves a trace in it: batches are drawn from a generator keyed by
+(job seed, phase), rules have another one, and whatever a network draws itself (dropout) comes from a third. So what a
+method does in its early phases cannot change the batches of its last one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from edge_sdk.core.errors import TrainingError
+from edge_sdk.core.records import Array, ModelTensors, RoundData
+from edge_sdk.learn import params, seeds
+from edge_sdk.learn.records import Batch, ClientContext, FusedModel, Out, Phase, PhaseJob, PhaseResult, Samples
+from edge_sdk.learn.sgd import Sgd
+
+EVAL_BATCH = 256
+
+
+class Rule(Protocol):
+    """The hooks that the loop calls; `methods.base.ClientRule` has a default for each."""
+
+    def begin(self, ctx: ClientContext) -> None:
+        """Before the first batch."""
+
+    def forward(self, ctx: ClientContext, batch: Batch) -> Out:
+        """Returns features and logits."""
+
+    def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
+        """Yields (weight, scalar) terms of the loss."""
+
+    def after_backward(self, ctx: ClientContext, batch: Batch, out: Out) -> None:
+        """Between backward and the optimiser's step."""
+
+    def end_epoch(self, ctx: ClientContext) -> None:
+        """After every epoch."""
+
+    def end(self, ctx: ClientContext) -> None:
+        """After the last epoch."""
+
+    def payload(self, ctx: ClientContext) -> dict[str, Array]:
+        """After the final phase."""
+
+
+def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
+    """Trains one phase and returns what came of it; the model is left at the trained values.
+
+    Raises:
+        TrainingError: there is no row to train on, or the loss is no longer finite.
+        ShapeMismatch: the start version does not fit the model.
+    """
+    phase, training = job.phase, job.spec.training
+    key = (job.seed, phase.name, *phase.modalities, job.view.finished.count(phase))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(*key, "network"))
+        order = _generator(*key, "batches")
+        ctx = _context(job, model, _generator(*key, "rule"))
+        rule.begin(ctx)
+        _set_modes(ctx)
+        optimiser = Sgd(_trainable(ctx), job.plan.lr, momentum=training.momentum, weight_decay=training.weight_decay)
+        loss = 0.0
+        for ctx.epoch in range(phase.epochs):
+            loss = 0.0
+            for rows in batches(ctx.samples.rows, job.plan.batch_size, order):
+                batch = ctx.samples.batch(rows)
+                optimiser.zero_grad()
+                out = rule.forward(ctx, batch)
+                objective = _total(rule.loss_terms(ctx, batch, out))
+                loss += _finite(objective, ctx) * len(rows) / len(ctx.samples.rows)
+                objective.backward()  # type: ignore[no-untyped-call]
+                rule.after_backward(ctx, batch, out)
+                optimiser.step()
+                ctx.num_steps += 1
+            rule.end_epoch(ctx)
+        rule.end(ctx)
+        payload = rule.payload(ctx) if phase.final else {}
+    return PhaseResult(
+        tensors=_trained(job, model),
+        memory=ctx.memory,
+        carry=ctx.carry,
+        payload=payload,
+        num_samples=len(ctx.samples.rows),
+        num_steps=ctx.num_steps,
+        loss=loss,
+    )
+
+
+def batches(rows: torch.Tensor, size: int, order: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yields all rows once in a new random order; a last batch of one row is joined to the one before.
+
+    Normalisation over a batch (BatchNorm) cannot train on a single row.
+    """
+    shuffled = rows[torch.randperm(len(rows), generator=order)]
+    parts = list(torch.split(shuffled, size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    yield from parts
+
+
+def full_pass(ctx: ClientContext, fn: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+    """Returns fn(batch) over all rows of the phase in order, one value (or row) each; evaluation mode, no gradient."""
+    _set_modes(ctx, train=False)
+    with torch.no_grad():
+        parts = [fn(ctx.samples.batch(rows)) for rows in torch.split(ctx.samples.rows, EVAL_BATCH)]
+    _set_modes(ctx)
+    return torch.cat(parts)
+
+
+def single_thread() -> None:
+    """Makes this process train on one thread with deterministic algorithms; the initialiser of simulation workers.
+
+    Training and reductions differ in the last bits between one and two threads.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(mode=True)
+
+
+def samples(data: RoundData, phase: Phase, modalities: tuple[str, ...]) -> Samples:
+    """Returns the round set as tensors for a phase.
+
+    Args:
+        data: the round set; x must hold every modality of the phase.
+        phase: what is going to be trained.
+        modalities: all of the federation, in the order of the spec.
+
+    Raises:
+        TrainingError: a modality is not there, or no row can be trained on.
+    """
+    missing = [m for m in phase.modalities if m not in data.x]
+    if missing:
+        raise TrainingError(
+            f"phase {phase.name!r} reads {missing[0]!r}, the round set has {', '.join(data.x) or 'nothing'}"
+        )
+    mask = torch.zeros(len(data.y), len(modalities))
+    for m in phase.modalities:
+        mask[:, modalities.index(m)] = _tensor(data.has[m]).float()
+    y = _tensor(data.y)
+    rows = torch.nonzero((mask.sum(1) > 0) & (y >= 0)).flatten()
+    if len(rows) == 0:
+        raise TrainingError(
+            f"phase {phase.name!r}: none of {len(data.y)} windows has a label and one of {', '.join(phase.modalities)}"
+        )
+    return Samples({m: _tensor(data.x[m]) for m in phase.modalities}, y, mask, rows)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """Returns the array as a tensor, sharing memory where it is writable (torch warns of memory that is not)."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _generator(*key: object) -> torch.Generator:
+    return torch.Generator().manual_seed(seeds.derive(*key))
+
+
+def _context(job: PhaseJob, model: FusedModel, rng: torch.Generator) -> ClientContext:
+    params.load({name: model.module(name) for name in job.start}, job.start)
+    kept = {name: job.current[name] for name in job.phase.keep if name in job.current}
+    params.load({name: model.module(name) for name in kept}, kept)
+    data = samples(job.data, job.phase, job.spec.modality_names)
+    return ClientContext(job, model, data, rng, memory=dict(job.memory), carry=dict(job.carry))
+
+
+def _set_modes(ctx: ClientContext, *, train: bool = True) -> None:
+    """Only modules of the phase train; the others neither get gradients nor move running statistics."""
+    ctx.model.train(mode=False)
+    for name in ctx.job.start:
+        ctx.model.module(name).requires_grad_(name in ctx.phase.train)
+    for name in ctx.phase.train:
+        ctx.model.module(name).train(train)
+    ctx.own.train(train)
+
+
+def _trainable(ctx: ClientContext) -> list[nn.Parameter]:
+    shared = [p for name in ctx.phase.train for p in ctx.model.module(name).parameters()]
+    return [*shared, *ctx.own.parameters()]
+
+
+def _total(terms: Iterator[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    """Returns Σ weight · term; a weight of 1 leaves its term as it is, to the last bit."""
+    weighted = [term if weight == 1.0 else weight * term for weight, term in terms]
+    return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
+
+
+def _finite(objective: torch.Tensor, ctx: ClientContext) -> float:
+    loss = float(objective.detach())
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"phase {ctx.phase.name!r}: the loss is {loss} after {ctx.num_steps} steps at learning rate "
+            f"{ctx.job.plan.lr:g}; lower training.lr, or look for extreme values in the data"
+        )
+    return loss
+
+
+def _trained(job: PhaseJob, model: FusedModel) -> ModelTensors:
+    trained = params.read({name: model.module(name) for name in job.phase.train})
+    return trained if job.phase.final else {**job.current, **trained}
+
+
+__all__ = ["EVAL_BATCH", "Rule", "batches", "full_pass", "samples", "single_thread", "train"]

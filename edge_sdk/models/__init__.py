@@ -1,0 +1,1 @@
+"""Encoders, fusion and the model that a federation's spec asks for."""

@@ -1,0 +1,147 @@
+"""From a federation's spec to its model.
+
+The model is a set of modules, addressed and mixed separately: "encoder.<modality>", "fusion", and "head.<modality>"
+where a method shares uni-modal heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from edge_sdk.core import registry
+from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.records import ModelLayout, ModelTensors
+from edge_sdk.core.spec import FederationSpec, ModalitySpec
+from edge_sdk.learn import params, seeds
+from edge_sdk.learn.records import NO_NEEDS, Needs
+from edge_sdk.models.fusion import CosineFusion, Fusion, LinearFusion, MlpFusion
+
+AUTO: Mapping[int, str] = {1: "mlp", 2: "cnn1d", 3: "cnn2d"}  # dimensions of a window → encoder
+
+
+class FusedModel(nn.Module):
+    """Encoders, fusion and shared heads as one torch module.
+
+    Args:
+        encoders: modality → encoder, in the order of the spec.
+        fusion: takes the concatenated features.
+        heads: modality → shared uni-modal head, or empty.
+    """
+
+    def __init__(
+        self, encoders: Mapping[str, nn.Module], fusion: Fusion, heads: Mapping[str, nn.Module]
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.modalities = tuple(encoders)
+        self.feature_dim = fusion.feature_dim
+        # A ModuleDict refuses keys that are its own attributes ("keys", "type"); the prefix makes any name possible.
+        self.encoders = nn.ModuleDict({f"encoder_{m}": e for m, e in encoders.items()})
+        self.fusion = fusion
+        self.heads = nn.ModuleDict({f"head_{m}": h for m, h in heads.items()})
+
+    def named(self) -> dict[str, nn.Module]:
+        """Returns the modules by their names in the federation's layout, sorted."""
+        encoders = {f"encoder.{m}": self.encoders[f"encoder_{m}"] for m in self.modalities}
+        heads = {f"head.{key.removeprefix('head_')}": head for key, head in self.heads.items()}
+        return dict(sorted({**encoders, "fusion": self.fusion, **heads}.items()))
+
+    def module(self, name: str) -> nn.Module:
+        """Returns a module by its name in the federation's layout."""
+        modules = self.named()
+        if name not in modules:
+            raise ConfigError(f"the model has no module {name!r}; it has {', '.join(modules)}")
+        return modules[name]
+
+    def encode(self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+        """Returns features (B, D) of the given modalities (all of x if `only` is empty)."""
+        return {m: self.encoders[f"encoder_{m}"](x[m]) for m in self.modalities if m in (only or x)}
+
+    def fuse(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """Returns logits (B, C); features that are absent or masked count as zeros."""
+        logits: torch.Tensor = self.fusion(self.concatenated(features, mask))
+        return logits
+
+    def concatenated(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """Returns the masked features side by side, (B, M·D)."""
+        blocks = []
+        for column, m in enumerate(self.modalities):
+            if m in features:
+                blocks.append(features[m] * mask[:, column : column + 1])  # (B, D) * (B, 1)
+            else:
+                blocks.append(mask.new_zeros(mask.shape[0], self.feature_dim))
+        return torch.cat(blocks, dim=1)
+
+    def forward(self, x: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """Returns logits (B, C).
+
+        Args:
+            x: modality → float32 (B, *shape), any subset of the modalities; masked rows may hold anything finite.
+            mask: float32 (B, M), 1 where the modality is there, columns in the order of the spec.
+        """
+        return self.fuse(self.encode(x), mask)
+
+
+def build(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> FusedModel:
+    """Returns the federation's model, its initial values drawn from `seed` alone.
+
+    Raises:
+        ConfigError: an encoder's configuration is wrong; names the modality.
+        PluginError: an encoder is not registered.
+    """
+    dim, classes = spec.model.feature_dim, len(spec.classes)
+    encoders, heads = {}, {}
+    for modality in spec.modalities:
+        with _seeded(seed, f"encoder.{modality.name}"):
+            encoders[modality.name] = encoder(modality, dim)
+    with _seeded(seed, "fusion"):
+        fusion = _fusion(spec, needs)
+    for name in spec.modality_names if needs.heads else ():
+        with _seeded(seed, f"head.{name}"):
+            heads[name] = nn.Linear(dim, classes)
+    return FusedModel(encoders, fusion, heads)
+
+
+def initial_tensors(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> ModelTensors:
+    """Returns the values of a freshly built model: version 0."""
+    return params.read(build(spec, needs, seed).named())
+
+
+def layout(spec: FederationSpec, needs: Needs = NO_NEEDS) -> ModelLayout:
+    """Returns the layout of the federation's model."""
+    return params.model_layout(build(spec, needs).named())
+
+
+@contextmanager
+def _seeded(seed: int, name: str) -> Iterator[None]:
+    """Draws from torch's global generator as if it were seeded by (seed, name), and puts its state back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "model", name))
+        yield
+
+
+def encoder(modality: ModalitySpec, feature_dim: int) -> nn.Module:
+    """Returns the encoder that a modality's spec asks for, values drawn from torch's global generator."""
+    name = AUTO[len(modality.shape)] if modality.encoder == "auto" else modality.encoder
+    make: Callable[..., nn.Module] = registry.load("encoders", name)
+    try:
+        return make(modality, feature_dim, **modality.encoder_config)
+    except TypeError as error:
+        raise ConfigError(f"modality {modality.name}: encoder {name!r} refuses its encoder_config: {error}") from error
+
+
+def _fusion(spec: FederationSpec, needs: Needs) -> Fusion:
+    names, dim, classes = spec.modality_names, spec.model.feature_dim, len(spec.classes)
+    if needs.cosine_head:
+        return CosineFusion(names, dim, classes)
+    makers: dict[str, Callable[[], Fusion]] = {
+        "linear": lambda: LinearFusion(names, dim, classes),
+        "mlp": lambda: MlpFusion(names, dim, classes, hidden=spec.model.hidden),
+    }
+    return makers[spec.model.fusion]()
+
+
+__all__ = ["AUTO", "FusedModel", "build", "encoder", "initial_tensors", "layout"]

@@ -1,0 +1,43 @@
+"""Jobs of the training child: module-level functions with plain records, so that they can cross a process border."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_sdk.core import registry
+from edge_sdk.core.records import ModelTensors
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.learn import local_training
+from edge_sdk.learn.records import FusedModel, Needs, PhaseJob, PhaseResult
+from edge_sdk.methods.base import find
+from edge_sdk.models import build
+
+_models: dict[tuple[str, Needs], FusedModel] = {}  # of this process; building one costs more than a short phase
+
+
+def run_phase(job: PhaseJob) -> PhaseResult:
+    """Trains one phase and returns what it made."""
+    method = find(job.method)
+    rule = method.client_rule(job.spec.method.config)
+    return local_training.train(job, rule, _model(job.spec, method.needs))
+
+
+def initial(spec: FederationSpec, seed: int) -> ModelTensors:
+    """Returns the tensors that a device which trains by itself begins with."""
+    return build.initial_tensors(spec, find(spec.method.name).needs, seed)
+
+
+def export_graph(spec: FederationSpec, path: Path) -> None:
+    """Writes the inference graph of a spec, and the JSON file that describes it."""
+    registry.load("exporters", "onnx")(spec, find(spec.method.name).needs, path)
+
+
+def _model(spec: FederationSpec, needs: Needs) -> FusedModel:
+    key = (spec.digest, needs)
+    if key not in _models:
+        _models.clear()  # a process trains for one federation at a time
+        _models[key] = build.build(spec, needs, 0)  # training starts from tensors that come with the job
+    return _models[key]
+
+
+__all__ = ["export_graph", "initial", "run_phase"]

@@ -1,0 +1,267 @@
+"""What a device does under one spec: everything in here ends when the spec changes, and begins anew with the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_sdk.codecs.chain import Chain
+from edge_sdk.core import parity, registry
+from edge_sdk.core.clock import Clock, Group
+from edge_sdk.core.compute import SHORT, TRAIN, Compute
+from edge_sdk.core.config import DeviceConfig
+from edge_sdk.core.errors import ConfigError, StoreError
+from edge_sdk.core.events import Observer
+from edge_sdk.core.interfaces import RoundSource
+from edge_sdk.core.messages import Head, LabelMessage, Reply
+from edge_sdk.core.records import ModelLayout, ModelTensors, ModelVersion
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.runtime import graphs
+from edge_sdk.runtime.desk import Desk
+from edge_sdk.runtime.inference import Make, Predictor, Proof, Swapper
+from edge_sdk.runtime.link import Link
+from edge_sdk.runtime.sensing import Labelling, Sensing
+from edge_sdk.runtime.state import MODEL, SOLO, STATE, DeviceState
+from edge_sdk.runtime.subscriber import REPLY, Subscriber
+from edge_sdk.runtime.upload import Uploader
+
+if TYPE_CHECKING:  # torch is imported only where training is enabled
+    from edge_sdk.learn.records import PhaseJob
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a device lends to its sessions."""
+
+    config: DeviceConfig
+    clock: Clock
+    stream_clock: Clock
+    compute: Compute
+    state: DeviceState
+    rounds: RoundSource | None  # None: the device's own reservoir
+    cost: Callable[[PhaseJob], int]
+    budget: Callable[[], str]
+    emit: Observer
+    desk: Desk
+    link: Link | None  # None: the device works by itself
+    uploader: Uploader | None
+    ask: Callable[[], None]
+
+    @property
+    def device(self) -> str:
+        """The device's id."""
+        return self.config.device.id
+
+
+class Session:
+    """A device under one spec.
+
+    Args:
+        parts: what the device lends.
+        spec: the federation's spec.
+        modalities: those of the spec that the device has.
+    """
+
+    def __init__(self, parts: Parts, spec: FederationSpec, modalities: tuple[str, ...]) -> None:
+        self.spec = spec
+        self.modalities = modalities
+        self.sensing: Sensing | None = None
+        self.labelling: Labelling | None = None
+        self.predictor: Predictor | None = None
+        self._parts = parts
+        self._own_model: asyncio.Queue[ModelTensors] = asyncio.Queue(1)  # for follow = "local"
+        self.subscriber: Subscriber | None = None
+        if parts.link is not None:
+            self.subscriber = Subscriber(
+                parts.link, partial(layout, parts.config, spec), clock=parts.clock, compute=parts.compute,
+                emit=parts.emit,
+            )  # fmt: skip
+
+    def head(self, head: Head) -> None:
+        """Takes a head from the wire; one of another spec waits for that spec."""
+        if self.subscriber is not None and head.spec_digest == self.spec.digest:
+            self.subscriber.announced(head)
+
+    def chunk(self, payload: bytes, slot: int = REPLY) -> None:
+        """Takes a chunk of a model from the wire."""
+        if self.subscriber is not None:
+            self.subscriber.chunk(payload, slot)
+
+    def heard(self, reply: Reply) -> None:
+        """Takes the answer that a version is not held any more."""
+        if self.subscriber is not None:
+            self.subscriber.heard(reply)
+
+    def nudge(self) -> None:
+        """The connection is new."""
+        if self.subscriber is not None:
+            self.subscriber.nudge()
+
+    def label(self, message: LabelMessage) -> None:
+        """Takes a label from the wire."""
+        if self.labelling is not None:
+            self.labelling.feed(message)
+
+    async def run(self) -> None:
+        """Senses, predicts and trains, until it is cancelled."""
+        parts = self._parts
+        try:
+            await parts.compute.run(STATE, 0, parts.state.keep_spec, self.spec)
+        except StoreError as error:
+            log.error("%s: the spec is not kept over a restart: %s", parts.device, error)
+        async with parts.clock.group() as group:
+            rounds = parts.rounds
+            if rounds is None:
+                rounds = self._sense(group)
+            if parts.config.training.enabled:
+                self._train(group, rounds)
+            if self.predictor is not None:
+                group.start(self._follow(self.predictor), name=f"{parts.device} follow")
+
+    def _sense(self, group: Group) -> RoundSource:
+        from edge_sdk.runtime.labels import LabelJoiner
+        from edge_sdk.streams.pipeline import Streams
+        from edge_sdk.streams.reservoir import Reservoir
+
+        parts, config = self._parts, self._parts.config
+        sensors = {m: config.sensors[m] for m in self.modalities if m in config.sensors}
+        streams = Streams(
+            self.spec, sensors, parts.stream_clock, join_horizon_s=config.reservoir.join_horizon_s
+        )  # fmt: skip
+        folder = None if parts.state.folder is None else parts.state.folder / "reservoir"
+        reservoir = Reservoir(self.spec, config.reservoir, parts.stream_clock, folder)
+        if config.inference.enabled:
+            self.predictor = Predictor(
+                self.spec, parts.device, clock=parts.clock, stream_clock=parts.stream_clock, emit=parts.emit
+            )
+        publish = parts.link if config.inference.publish else None
+        self.sensing = Sensing(streams, reservoir, self.predictor, publish=publish, device=parts.device)
+        joiner = LabelJoiner(self.spec.window, self.spec.classes, horizon_s=config.reservoir.join_horizon_s)
+        self.labelling = Labelling(
+            config.labels, joiner, reservoir, clock=parts.stream_clock, epoch_ns=streams.epoch_ns
+        )  # fmt: skip
+        group.start(self.sensing.run(), name=f"{parts.device} sense")
+        for name, source in self.labelling.sources.items():
+            group.start(self.labelling.run(source), name=f"{parts.device} labels {name}")
+        if publish is not None:
+            group.start(self.sensing.publish(publish), name=f"{parts.device} publish")
+        return reservoir
+
+    def _train(self, group: Group, rounds: RoundSource) -> None:
+        from edge_sdk.runtime.solo import Solo
+        from edge_sdk.runtime.trainer import Trainer
+        from edge_sdk.runtime.training import TaskLoop
+
+        parts = self._parts
+        trainer = Trainer(
+            self.spec, modalities=self.modalities, rounds=rounds, state=parts.state, device=parts.device,
+            seed=parts.config.device.seed, clock=parts.clock, compute=parts.compute, cost=parts.cost,
+            budget=parts.budget, emit=parts.emit,
+        )  # fmt: skip
+        if parts.link is None or parts.uploader is None or self.subscriber is None:
+            solo = Solo(
+                self.spec, trainer, state=parts.state, device=parts.device, seed=parts.config.device.seed,
+                clock=parts.clock, compute=parts.compute, emit=parts.emit, own=self._own,
+            )  # fmt: skip
+            group.start(solo.run(), name=f"{parts.device} solo")
+            return
+        loop = TaskLoop(
+            self.spec, trainer=trainer, chain=Chain(self.spec.codec.up, layout(parts.config, self.spec)),
+            desk=parts.desk, subscriber=self.subscriber, uploader=parts.uploader, outbox=parts.state.outbox,
+            link=parts.link, clock=parts.clock, compute=parts.compute, emit=parts.emit, ask=parts.ask, own=self._own,
+        )  # fmt: skip
+        group.start(loop.run(), name=f"{parts.device} train")
+
+    def _own(self, tensors: ModelTensors) -> None:
+        """The device has trained a model of its own; only the newest counts."""
+        if self._own_model.full():
+            self._own_model.get_nowait()
+        self._own_model.put_nowait(tensors)
+
+    async def _follow(self, predictor: Predictor) -> None:
+        """Puts models in place as they come."""
+        parts = self._parts
+        swapper = await self._swapper(predictor)
+        alone = self.subscriber is None
+        kept = await parts.compute.run(STATE, 0, parts.state.model, SOLO if alone else MODEL, self.spec.shape_digest)
+        if kept is not None:
+            await swapper.offer(None if alone else kept.id, kept.tensors)
+        if self.subscriber is not None:
+            await self._follow_coordinator(swapper, self.subscriber, predictor)
+        while True:
+            await swapper.offer(None, await self._own_model.get())
+
+    async def _follow_coordinator(self, swapper: Swapper, subscriber: Subscriber, predictor: Predictor) -> None:
+        """Takes the newest or the best version, for ever; with follow = "local" only until there is an own model."""
+        parts = self._parts
+        follow = parts.config.inference.follow
+        current = None if predictor.serving is None else predictor.serving.version
+        while True:
+            wanted = await subscriber.other_than(current, best=follow == "best")
+            if follow == "local" and not self._own_model.empty():
+                return
+            version = await subscriber.version(wanted)
+            current = wanted
+            if version is not None and await swapper.offer(version.id, version.tensors):
+                await self._keep(version)
+            if follow == "local":
+                return
+
+    async def _keep(self, version: ModelVersion) -> None:
+        """Keeps a model that serves, for a start without a coordinator."""
+        parts = self._parts
+        try:
+            await parts.compute.run(STATE, 0, parts.state.keep_model, MODEL, version, self.spec.shape_digest)
+        except StoreError as error:
+            log.debug("%s: version %d is not kept: %s", parts.device, version.id.number, error)
+
+    async def _swapper(self, predictor: Predictor) -> Swapper:
+        parts, config = self._parts, self._parts.config
+        graph = config.inference.graph or await self._exported()
+        make: Make = partial(registry.load("engines", config.inference.engine).open, graph)
+        reference: Make | None = None
+        if config.training.enabled and config.inference.engine != "torch":
+            reference = partial(registry.load("engines", "torch").open, graph)
+        proof = Proof(reference, parity.masks(self.spec), config.inference.parity_tolerance)
+        return Swapper(
+            predictor, make, proof, device=parts.device, clock=parts.clock, compute=parts.compute, emit=parts.emit
+        )  # fmt: skip
+
+    async def _exported(self) -> Path:
+        """Returns a graph of this spec's model, exported here if there is none yet."""
+        parts = self._parts
+        if not parts.config.training.enabled:
+            raise ConfigError(
+                "inference.graph is not set: a device that does not train cannot export a graph; make one with "
+                "`edge-coordinator export` and name it in the configuration"
+            )
+        from edge_sdk.runtime import jobs
+
+        folder = parts.state.folder
+        if folder is None:
+            folder = Path(await parts.compute.run(SHORT, 0, tempfile.mkdtemp, prefix="edge-sdk-"))
+        graph = folder / f"graph-{self.spec.shape_digest[:16]}.onnx"
+        if not graph.exists():
+            await parts.compute.run(TRAIN, 0, jobs.export_graph, self.spec, graph)
+        return graph
+
+
+def layout(config: DeviceConfig, spec: FederationSpec) -> ModelLayout:
+    """Returns the layout of a spec's model: computed where the device trains, read from the graph where it does not."""
+    if not config.training.enabled and config.inference.graph is not None:
+        return graphs.layout_of(config.inference.graph)
+    from edge_sdk.methods.base import find
+    from edge_sdk.models import build
+
+    return build.layout(spec, find(spec.method.name).needs)
+
+
+__all__ = ["Parts", "Session", "layout"]

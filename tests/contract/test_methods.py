@@ -1,0 +1,124 @@
+"""What every registered method must keep to, ours and everybody else's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edge_sdk.core import registry
+from edge_sdk.core.errors import ConfigError
+from edge_sdk.learn import params
+from edge_sdk.learn.records import Phase
+from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, find
+from edge_sdk.models import build
+from tests.helpers import learning
+
+NAMES = registry.names("methods")
+ASYNC = [name for name in NAMES if find(name).mode == "async"]
+
+
+def rounds(name: str, modalities: int, *, seed: int = 1) -> tuple:
+    spec = learning.spec(modalities, method=name)
+    data = learning.round_data(modalities=modalities)
+    start = build.initial_tensors(spec, find(name).needs)
+    return spec, start, learning.train_round(spec, spec.modality_names, data=data, start=start, seed=seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_description(name: str) -> None:
+    method = find(name)
+    assert isinstance(method, Method)
+    assert method.name == name
+    assert method.source
+    assert issubclass(method.client, ClientRule)
+    assert issubclass(method.server, AsyncServerRule) or method.mode != "async"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_have_defaults_and_unknown_ones_are_refused(name: str) -> None:
+    method = find(name)
+    method.client_rule({})
+    method.server_rule({}, learning.spec(method=name))
+    with pytest.raises(ConfigError, match=f"method.{name}:no_such_option"):
+        method.client_rule({"no_such_option": 1})
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_round_gives_a_finite_update_that_fits(name: str, modalities: int) -> None:
+    spec, start, (final, results) = rounds(name, modalities)
+    params.check(build.layout(spec, find(name).needs), final.tensors)
+    assert params.finite(final.tensors)
+    assert not learning.equal(final.tensors, {n: start[n] for n in final.tensors})
+    assert final.num_samples == 40
+    assert final.num_steps > 0
+    assert math.isfinite(final.loss)
+    find(name).uploads.check(final.payload, spec)
+    for result in results:
+        for private in (result.memory, result.carry):
+            assert all(isinstance(a, np.ndarray) for a in private.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_bits(name: str) -> None:
+    one, other, different = (rounds(name, 2, seed=seed)[2][0] for seed in (1, 1, 2))
+    assert learning.equal(one.tensors, other.tensors)
+    assert one.payload.keys() == other.payload.keys()
+    assert all(np.array_equal(one.payload[k], other.payload[k]) for k in one.payload)
+    assert not learning.equal(one.tensors, different.tensors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedules_end(name: str) -> None:
+    """Whatever comes and in whatever order, the rule reaches a final phase once nothing is awaited any more."""
+    rule = find(name).client_rule({})
+    planned = learning.NAMES
+    for here in (("mic",), ("gyro", "acc"), ("mic", "acc", "gyro")):
+        finished: tuple[Phase, ...] = ()
+        absent = tuple(m for m in planned if m not in here)
+        for _ in range(50):
+            phases = rule.schedule(learning.view(here, planned=planned, absent=absent, finished=finished))
+            assert phases, "nothing to do, and nothing is awaited"
+            assert set(phases[0].modalities) <= set(here)
+            if phases[0].final:
+                break
+            finished += (phases[0],)
+        else:
+            pytest.fail("no final phase after 50")
+
+
+@pytest.mark.parametrize("name", ASYNC)
+def test_server_rates_are_rates_for_the_modules_of_the_update(name: str) -> None:
+    spec = learning.spec(3, method=name)
+    rule = find(name).server_rule({}, spec)
+    state = dict(rule.init())
+    final = rounds(name, 3)[2][0]
+    for version in range(20):
+        for modalities in (spec.modality_names, ("gyro",)):
+            view = learning.update_view(f"d{version % 3}", version, staleness=version % 7, modalities=modalities)
+            view = type(view)(**{**{f: getattr(view, f) for f in view.__slots__}, "payload": final.payload})
+            rates, patch = rule.rates(state, view)
+            assert set(rates.by_module) == set(view.modules)
+            assert all(0.0 <= r <= 1.0 for r in rates.by_module.values())
+            assert rates.op in ("mix", "add")
+            assert all(v.dtype == np.float64 and np.isfinite(v).all() for v in patch.values())
+            again = rule.rates(state, view)
+            assert again[0] == rates  # pure
+            state.update(patch)
+
+
+@pytest.mark.parametrize("name", ASYNC)
+def test_server_cost_does_not_grow_with_the_state(name: str) -> None:
+    """The change of the state is the same size for the first device and for the thousandth."""
+    spec = learning.spec(method=name)
+    rule, state, sizes = find(name).server_rule({}, spec), {}, []
+    final = rounds(name, 2)[2][0]
+    for n in range(1000):
+        view = learning.update_view(f"d{n}", n)
+        view = type(view)(**{**{f: getattr(view, f) for f in view.__slots__}, "payload": final.payload})
+        _, patch = rule.rates(state, view)
+        sizes.append(sum(v.size for v in patch.values()))
+        state.update(patch)
+    assert len(set(sizes)) == 1

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_sdk.core.errors import ShapeMismatch
+from edge_sdk.core.records import Segments, Update, UpdateKey, VersionId
+from edge_sdk.learn import blending
+from edge_sdk.learn.records import Rates
+
+BASE = VersionId("0" * 32, 0, "0" * 32)
+
+
+def segments(rng: np.random.Generator, size: int = 100, stats: int = 3) -> Segments:
+    return Segments(
+        rng.normal(size=size).astype(np.float32),
+        rng.normal(size=stats).astype(np.float32) ** 2,
+        rng.integers(0, 100, 2),
+    )
+
+
+def update(tensors: dict[str, Segments], kind: str) -> Update:
+    return Update(UpdateKey("d", 1, 1), "t", BASE, "s", kind, tensors, num_samples=1, num_steps=1, modalities=())
+
+
+def world(size: int = 100) -> tuple[dict[str, Segments], dict[str, Segments], dict[str, Segments]]:
+    rng = np.random.default_rng(0)
+    names = ("encoder.acc", "fusion")
+    theta, base, new = ({n: segments(rng, size) for n in names} for _ in range(3))
+    return theta, base, new
+
+
+RATES = Rates({"encoder.acc": 0.3, "fusion": 0.9})
+
+
+def expected(theta: Segments, base: Segments, new: Segments, *, rate: float, op: str, kind: str) -> np.ndarray:
+    t, b, n = (s.params.astype(np.float64) for s in (theta, base, new))
+    change = n - b if kind == "full" else n
+    return t + rate * (b + change - t) if op == "mix" else t + rate * change
+
+
+@pytest.mark.parametrize("op", ["mix", "add"])
+@pytest.mark.parametrize("kind", ["full", "delta"])
+def test_formulas(op: str, kind: str) -> None:
+    theta, base, new = world(size=blending.BLOCK + 17)
+    wanted = {n: expected(theta[n], base[n], new[n], rate=RATES.by_module[n], op=op, kind=kind) for n in theta}
+    blending.blend(theta, base, update(new, kind), Rates(RATES.by_module, op))
+    for name, values in wanted.items():
+        assert np.abs(theta[name].params - values).max() < 2e-6
+
+
+@pytest.mark.parametrize("kind", ["full", "delta"])
+def test_stats_are_values_and_counters_are_the_newest(kind: str) -> None:
+    theta, base, new = world()
+    old = theta["fusion"].stats.copy()
+    blending.blend(theta, base, update(new, kind), RATES)
+    assert np.allclose(theta["fusion"].stats, old + 0.9 * (new["fusion"].stats - old), atol=1e-6)
+    assert np.array_equal(theta["fusion"].counters, new["fusion"].counters)
+
+
+def test_in_place_and_only_modules_of_the_update() -> None:
+    theta, base, new = world()
+    buffer, untouched = theta["fusion"].params, theta["encoder.acc"].params.copy()
+    blending.blend(theta, base, update({"fusion": new["fusion"]}, "delta"), RATES)
+    assert theta["fusion"].params is buffer
+    assert np.array_equal(theta["encoder.acc"].params, untouched)
+
+
+def test_rate_one_takes_the_update_and_rate_zero_nothing() -> None:
+    theta, _, new = world()
+    before = theta["fusion"].params.copy()
+    blending.blend(theta, None, update(new, "full"), Rates({"encoder.acc": 1.0, "fusion": 0.0}))
+    assert np.array_equal(theta["encoder.acc"].params, new["encoder.acc"].params)
+    assert np.array_equal(theta["fusion"].params, before)
+    assert np.array_equal(theta["fusion"].counters, theta["fusion"].counters)
+
+
+def test_update_and_base_are_only_read_and_may_be_read_only() -> None:
+    theta, base, new = world()
+    kept = [s.params.copy() for s in (base["fusion"], new["fusion"])]
+    for tensors in (base, new):
+        for values in tensors.values():
+            for array in (values.params, values.stats, values.counters):
+                array.flags.writeable = False
+    blending.blend(theta, base, update(new, "delta"), RATES)
+    assert np.array_equal(base["fusion"].params, kept[0])
+    assert np.array_equal(new["fusion"].params, kept[1])
+    assert not base["fusion"].params.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"fusion": Segments(np.zeros(99, np.float32))}, r"fusion: params: expected float32 \(100,\)"),
+        ({"fusion": Segments(np.zeros(100, np.float64))}, "found float64"),
+        ({"head.acc": Segments(np.zeros(1, np.float32))}, "unknown module 'head.acc'"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(tensors: dict[str, Segments], message: str) -> None:
+    theta, _, new = world()
+    before = {n: s.params.copy() for n, s in theta.items()}
+    with pytest.raises(ShapeMismatch, match=message):
+        blending.blend(theta, None, update({"encoder.acc": new["encoder.acc"], **tensors}, "full"), RATES)
+    assert all(np.array_equal(before[n], theta[n].params) for n in before)
+
+
+def test_delta_needs_its_base() -> None:
+    theta, base, new = world()
+    with pytest.raises(ShapeMismatch, match=r"needs its base version's encoder.acc, fusion"):
+        blending.blend(theta, None, update(new, "delta"), RATES)
+    with pytest.raises(ShapeMismatch, match=r"needs its base version's fusion"):
+        blending.blend(theta, {"encoder.acc": base["encoder.acc"]}, update(new, "delta"), RATES)
+
+
+@given(
+    size=st.integers(1, 200_000),
+    rate=st.floats(0, 1, width=32),
+    op=st.sampled_from(["mix", "add"]),
+    kind=st.sampled_from(["full", "delta"]),
+    seed=st.integers(0, 1000),
+)
+def test_bits_do_not_depend_on_the_number_of_threads(size: int, rate: float, op: str, kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    theta, base, new = (rng.standard_normal(size, dtype=np.float32) for _ in range(3))
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            mine = {"m": Segments(theta.copy())}
+            blending.blend(mine, {"m": Segments(base)}, update({"m": Segments(new)}, kind), Rates({"m": rate}, op))
+            results.append(mine["m"].params)
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(results[0], r) for r in results[1:])
+
+
+@given(cut=st.integers(1, 4999), rate=st.floats(0, 1, width=32), seed=st.integers(0, 1000))
+def test_bits_do_not_depend_on_where_memory_is_cut(cut: int, rate: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    theta, base, new = (rng.standard_normal(5000, dtype=np.float32) for _ in range(3))
+    whole = {"m": Segments(theta.copy())}
+    blending.blend(whole, {"m": Segments(base)}, update({"m": Segments(new)}, "delta"), Rates({"m": rate}))
+    parts = []
+    for part in (slice(None, cut), slice(cut, None)):
+        mine = {"m": Segments(theta[part].copy())}
+        blending.blend(
+            mine, {"m": Segments(base[part])}, update({"m": Segments(new[part])}, "delta"), Rates({"m": rate})
+        )
+        parts.append(mine["m"].params)
+    assert np.array_equal(whole["m"].params, np.concatenate(parts))
