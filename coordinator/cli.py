@@ -45,13 +45,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("coordinator.commands.export", "write a published version as ONNX or safetensors"),
 }
 
+QUIET = ("demo", "simulate")  # they show what happens by themselves, and their devices log too
+
 
 def parser(name: str, command: Command) -> argparse.ArgumentParser:
     """Returns the parser of one command."""
     made = argparse.ArgumentParser(f"{PROGRAM} {name}", description=COMMANDS[name][1])
     command.add_arguments(made)
     made.add_argument("--log-format", choices=logs.FORMATS, default="text", help="of the log on stderr")
-    made.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    level = "warning" if name in QUIET else "info"
+    made.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=level)
     return made
 
 
@@ -90,4 +93,4 @@ def _run(name: str, arguments: list[str]) -> int:
 if __name__ == "__main__":
     sys.exit(main())
 
-__all__ = ["COMMANDS", "DONE", "PROGRAM", "WRONG", "Command", "main", "parser", "usage"]
+__all__ = ["COMMANDS", "DONE", "PROGRAM", "QUIET", "WRONG", "Command", "main", "parser", "usage"]

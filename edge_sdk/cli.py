@@ -124,7 +124,7 @@ def replay(args: argparse.Namespace) -> int:
     found = describe(args.folder)
     lines = [f"{args.folder}: {found['seconds']:.1f} s, {found['labels']} labels"]
     lines += [
-        f"  {name}: {s['samples']} samples of {s['shape']}, {s['chunks']} chunks, {s['rate_hz']:.1f} Hz, {s['gaps']} gaps"
+        f"  {name}: {s['samples']} samples of {s['shape']}, {s['rate_hz']:.1f} Hz, {s['gaps']} gaps"
         for name, s in found["streams"].items()
     ]
     lines += [

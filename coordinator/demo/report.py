@@ -89,10 +89,11 @@ def _percentiles(values: np.ndarray) -> dict[str, float]:
 def show(console: Console, result: Mapping[str, Any]) -> None:
     """Prints the closing tables."""
     scores = Table(title="Accuracy on people no device has seen", title_justify="left")
-    for column in ("", "before", "last", "best", f"median of last {LAST_VERSIONS}", "minimum", "trained alone"):
-        scores.add_column(column, justify="left" if not column else "right")
+    recent = f"last {LAST_VERSIONS}"
+    for column in ("fused model", "before", "last", "best", f"median, {recent}", f"minimum, {recent}", "trained alone"):
+        scores.add_column(column, justify="left" if column == "fused model" else "right")
     for name, s in result["accuracy"].items():
-        label = "fused model" if name == "fused" else f"fused model, {name} only"
+        label = "all sensors" if name == "fused" else f"{name} only"
         cells = [f"{100 * s[k]:.1f} %" for k in ("before", "last", "best", "median", "minimum")]
         other = result["alone"].get(name)
         scores.add_row(label, *cells, "" if other is None else f"{100 * other:.1f} %")

@@ -36,6 +36,7 @@ HELP = "four devices learn together from real data over a real broker"
 
 MARK = ".edge-demo"  # a folder with this file is ours to empty
 REFRESH_S = 0.25
+GRACE_S = 15.0  # for the coordinator to publish and test its last version
 QUICK_UPDATES = 24
 Logs = dict[str, JsonLinesReader]  # member → its events
 TRAINING = TrainingSpec(lr=0.05, epochs=2, batch_size=32)
@@ -149,8 +150,9 @@ async def _learn(demo: Demo, credentials: settings.Credentials, console: Console
 def _start(demo: Demo, credentials: settings.Credentials, processes: Processes) -> None:
     dataset = demo.args.dataset
     config = settings.coordinator_toml(
-        demo.spec, demo.folder, credentials, dataset=dataset, data=demo.args.data, updates=demo.updates
-    )
+        demo.spec, demo.folder, credentials, dataset=dataset, data=demo.args.data, updates=demo.updates,
+        seconds=demo.args.seconds, seed=demo.args.seed,
+    )  # fmt: skip
     events = demo.folder / "events"
     events.mkdir()
     processes.start(
@@ -164,11 +166,12 @@ def _start(demo: Demo, credentials: settings.Credentials, processes: Processes) 
 async def _watch(
     demo: Demo, state: DemoState, logs: Logs, processes: Processes, clock: Clock, console: Console
 ) -> None:
-    """Shows the run until the last update is in or the time is up."""
+    """Shows the run until the coordinator has ended, which the last update or the time makes it do."""
     start_ns = clock.now_ns()
     elapsed_s = 0.0
+    coordinator = processes.members[0]
     with Live(console=console, refresh_per_second=1 / REFRESH_S, transient=True) as live:
-        while elapsed_s < demo.args.seconds and not state.finished:
+        while not coordinator.ended() and elapsed_s < demo.args.seconds + GRACE_S:
             await clock.sleep(REFRESH_S)
             processes.check()
             _fold(state, logs)

@@ -37,6 +37,7 @@ class DevicePlan:
 
 def coordinator_toml(
     spec: FederationSpec, folder: Path, credentials: Credentials, *, dataset: str, data: Path | None, updates: int,
+    seconds: float, seed: int,
 ) -> Path:  # fmt: skip
     """Writes `coordinator.toml` and the federation beside it."""
     (folder / "federation.json").write_text(json.dumps(spec.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
@@ -47,7 +48,8 @@ def coordinator_toml(
         "[publish]\nmin_interval_s = 0.25\nmin_hold_s = 1.0\n\n"
         f"[evaluate]\ndataset = {json.dumps(dataset)}\nevery_updates = 1\n"
         f"{'' if data is None else f'data = {json.dumps(str(data.resolve()))}'}\n\n"
-        f"[stop]\nupdates = {updates}\n\n"
+        f"[schedule]\nseed = {seed}\n\n"
+        f"[stop]\nupdates = {updates}\nseconds = {seconds:g}\n\n"
         '[admission]\nenrolment = "open"\n'
     )
     path = folder / "coordinator.toml"

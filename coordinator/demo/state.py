@@ -62,7 +62,6 @@ class DemoState:
     curve: list[Scored] = field(default_factory=list)
     rho_curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     start_ns: int = 0
-    finished: bool = False  # the coordinator says so
     wall_seconds: float = 0.0
 
     def seconds(self, utc_ns: int) -> float:
@@ -102,11 +101,7 @@ def _evaluated(demo: DemoState, event: Mapping[str, Any], seconds: float) -> Non
     demo.curve.append(Scored(seconds, event["version"], event["acc"], dict(event["acc_by_modality"])))
 
 
-def _state_changed(demo: DemoState, event: Mapping[str, Any], seconds: float) -> None:
-    demo.finished = event["state"] == "finished"
-
-
-_COORDINATOR = {"UpdateApplied": _applied, "Evaluated": _evaluated, "StateChanged": _state_changed}
+_COORDINATOR = {"UpdateApplied": _applied, "Evaluated": _evaluated}
 
 
 def _predicted(device: DeviceState, event: Mapping[str, Any]) -> None:

@@ -16,20 +16,23 @@ from coordinator.config import CoordinatorConfig
 from coordinator.evaluate import Evaluation
 from coordinator.fleet import Fleet
 from coordinator.publish import STORE, Publisher, Snapshot, wire_bytes
+from coordinator.service.alarm import Alarm
 from coordinator.service.claim import Claim
+from coordinator.service.criteria import Criteria
 from coordinator.service.desk import Desk
+from coordinator.service.door import Door
 from coordinator.service.evaluator import Evaluator
 from coordinator.service.ledger import Ledger
 from coordinator.service.mail import Mail
 from coordinator.service.updates import Updates
 from coordinator.store import Store, Stored
 from edge_sdk.codecs import wire
-from edge_sdk.core.clock import NS, Clock, Group
+from edge_sdk.core.clock import Clock, Group
 from edge_sdk.core.compute import Compute
 from edge_sdk.core.errors import StoreError, TransportError, WireFormatError
 from edge_sdk.core.events import Observer, ignore
 from edge_sdk.core.interfaces import Connected, Message, Transport, TransportEvent
-from edge_sdk.core.messages import SpecMessage, Status
+from edge_sdk.core.messages import SpecMessage
 from edge_sdk.core.records import Dataset, ModelTensors, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.transport.topics import Topics
@@ -70,12 +73,10 @@ class Coordinator:
         self._id = secrets.token_hex(8)
         self._turn = asyncio.Lock()
         self._over = asyncio.Event()
-        self._alarm = asyncio.Event()
-        self._alarm_ns: int | None = None
+        self._alarm = Alarm(clock, self._look_again)
+        self._criteria = Criteria(config.stop, clock)
         self._settled = asyncio.Event()  # publisher or evaluator has finished something
         self._prune = False
-        self._start_ns = 0
-        self._since_best = 0
         self._state = "running"
         self.publisher = Publisher(
             config.publish, spec, self.ledger.layout, transport=transport, clock=clock, compute=compute, store=store,
@@ -116,11 +117,12 @@ class Coordinator:
 
     async def _open(self) -> None:
         opened = await self._compute.run(STORE, 0, self.ledger.open, self._init, self.config.schedule.seed)
-        self._start_ns = self._clock.now_ns()
-        self.fleet.enrol(await self._compute.run(STORE, 0, self._store.enrolled))
+        self._criteria.start()
         self.publisher.recover(opened.journal.versions, opened.journal.rollbacks, self._store.lineage)
         self.claim = Claim(self._id, self._store.lineage, self.spec.name, self._clock)
         self.mail = Mail(self._transport, self._topics)
+        self.door = Door(self.fleet, store=self._store, mail=self.mail, compute=self._compute, emit=self._emit)
+        await self.door.read_list()
         self.desk = Desk(
             self.config, self.spec, opened.journal, ledger=self.ledger, fleet=self.fleet, publisher=self.publisher,
             store=self._store, mail=self.mail, clock=self._clock, compute=self._compute, emit=self._emit,
@@ -140,7 +142,7 @@ class Coordinator:
         self._group = group
         self.mail.group = group
         group.start(self._receive(), name="coordinator: messages")
-        group.start(self._wake_up(), name="coordinator: alarms")
+        group.start(self._alarm.run(), name="coordinator: alarm")
         group.start(self.publisher.run(), name="coordinator: publisher")
         group.start(self._evaluator.run(), name="coordinator: evaluator")
 
@@ -168,23 +170,15 @@ class Coordinator:
             self._on_spec(message)
             return
         handlers: Mapping[str, Callable[[str, bytes], Awaitable[None]]] = {
-            "status": self._on_status, "update": self.updates.chunk, "fetch": self.updates.question,
+            "status": self.door.status, "update": self.updates.chunk, "fetch": self.updates.question,
         }  # fmt: skip
         if where.kind not in handlers or not message.payload:
             return
-        if not await self._welcome(where.device):
-            self.updates.turn_away(where.device, message.payload, where.kind)
+        if not await self.door.welcome(where.device):
+            if where.kind == "update":
+                self.updates.turn_away(where.device, message.payload)
         elif self.claim.settled or where.kind == "status":
             await handlers[where.kind](where.device, message.payload)
-
-    async def _welcome(self, device: str) -> bool:
-        if not self.fleet.allowed(device) and self.fleet.suspicious(device):
-            self.fleet.enrol(await self._compute.run(STORE, 0, self._store.enrolled))
-            if not self.fleet.allowed(device):
-                detail = f"{device!r} is not enrolled; `edge-coordinator enroll {device}` lets it in"
-                log.warning("%s", detail)
-                self._emit(events.DeviceRefused(device, detail))
-        return self.fleet.allowed(device)
 
     def _say_spec(self) -> None:
         stats = {"lineage": self._store.lineage}
@@ -203,24 +197,12 @@ class Coordinator:
             self._say_spec()
             self.publisher.connected()
 
-    async def _on_status(self, device: str, payload: bytes) -> None:
-        status = wire.decode(Status, payload)
-        if status.device != device:
-            raise WireFormatError(f"status of {status.device!r} came under the id {device!r}")
-        problem = self.fleet.heard(status)
-        if problem:
-            log.warning("%s", problem)
-            self._emit(events.DeviceRefused(device, problem))
-            self.updates.refuse_device(device, problem)
-        else:
-            self._emit(events.DeviceSeen(device, status.state, status.modalities, status.software, status.board))
-
     async def _after(self) -> None:
         """What may have become possible or necessary, after every message and every alarm."""
         await self.desk.lapse()
         self.updates.ask_missing()
         await self._keep_house()
-        if self._publication_due():
+        if self._behind() and not self.publisher.busy and self._clock.now_ns() >= self.publisher.ready_ns:
             await self._publish()
         if self._state == "running" and self.claim.settled:
             await self.desk.offer()
@@ -241,12 +223,10 @@ class Coordinator:
         except StoreError as error:
             self.updates.store_failed(error)
 
-    def _publication_due(self) -> bool:
+    def _behind(self) -> bool:
+        """Says whether enough has happened since the last publication for another one."""
         newest = self.publisher.newest
-        if self.publisher.busy or newest is None:
-            return False
-        behind = self.ledger.updates - newest.updates
-        return behind >= self.config.publish.every_updates and self._clock.now_ns() >= self.publisher.ready_ns
+        return newest is None or self.ledger.updates - newest.updates >= self.config.publish.every_updates
 
     async def _publish(self) -> None:
         tensors = await self._compute.run(STORE, 0, self.ledger.copy)
@@ -268,8 +248,7 @@ class Coordinator:
         self.evaluations.append((stored.id.number, result))
         before = None if self.publisher.best is None else self.publisher.best.acc
         best = self.publisher.evaluated(stored, result.acc)
-        gained = before is None or result.acc >= before + self.config.stop.plateau_delta
-        self._since_best = 0 if gained else self._since_best + 1
+        self._criteria.evaluated(result.acc, before)
         self._emit(events.Evaluated(stored.id.number, result.acc, dict(result.acc_by_modality), result.n, best))
         if self._group is not None:
             self._group.start(self._remember(stored, result.acc, best=best), name="coordinator: after an evaluation")
@@ -291,42 +270,16 @@ class Coordinator:
                 await self._after()
 
     def _check_stop(self) -> None:
-        stop = self.config.stop
-        seconds = (self._clock.now_ns() - self._start_ns) / NS
-        criteria = {
-            f"{stop.updates} updates": 0 < stop.updates <= self.ledger.updates,
-            f"{stop.seconds:g} s": 0 < stop.seconds <= seconds,
-            f"no gain in {stop.plateau} evaluations": 0 < stop.plateau <= self._since_best,
-        }
-        met = [name for name, reached in criteria.items() if reached]
+        met = self._criteria.met(self.ledger.updates)
         if met:
-            self._set_state("finished", met[0])
-            self._over.set()
+            self.stop(met)
 
     def _arm(self) -> None:
         """Sets the alarm to the next moment at which something is due without a message."""
         now_ns = self._clock.now_ns()
-        stop_ns = self._start_ns + round(self.config.stop.seconds * NS) if self.config.stop.seconds else None
-        newest = self.publisher.newest
-        behind = newest is not None and self.ledger.updates - newest.updates >= self.config.publish.every_updates
-        publish_ns = self.publisher.ready_ns if (behind or newest is None) and not self.publisher.busy else None
+        publish_ns = self.publisher.ready_ns if self._behind() and not self.publisher.busy else None
         probation_ns = self.claim.until_ns if self.claim.until_ns > now_ns else None
-        times = [stop_ns, publish_ns, probation_ns, self.desk.next_ns, self.updates.next_ns]
-        due_ns = min((t for t in times if t is not None), default=None)
-        if due_ns != self._alarm_ns:
-            self._alarm_ns = due_ns
-            self._alarm.set()
-
-    async def _wake_up(self) -> None:
-        while True:
-            self._alarm.clear()
-            left_s = float("inf") if self._alarm_ns is None else max(0, self._alarm_ns - self._clock.now_ns()) / NS
-            try:
-                async with self._clock.deadline(left_s):
-                    await self._alarm.wait()
-            except TimeoutError:
-                self._alarm_ns = None
-                await self._look_again()
+        self._alarm.set([self._criteria.due_ns, publish_ns, probation_ns, self.desk.next_ns, self.updates.next_ns])
 
     def pause(self) -> None:
         """Gives out no more tasks; updates under way are still taken."""

@@ -179,16 +179,12 @@ class Updates:
             log.error("the store refuses; updates are not taken until it works again: %s", error)
             self._emit(events.StoreFailed(str(error)))
 
-    def turn_away(self, device: str, payload: bytes, kind: str) -> None:
-        """Answers a device that may not take part."""
-        key = peek_key(payload) if kind == "update" else None
+    def turn_away(self, device: str, payload: bytes) -> None:
+        """Answers the update of a device that may not take part."""
+        key = peek_key(payload)
         if key is not None:
             detail = f"{device!r} is not enrolled with this coordinator"
             self._refuse(device, key, "", UpdateRejected(Reason.UNKNOWN_DEVICE, detail))
-
-    def refuse_device(self, device: str, detail: str) -> None:
-        """Tells whoever uses an id that it is used twice."""
-        self._mail.reply(device, Reply("rejected", None, Reason.UNKNOWN_DEVICE.value, detail[:1000]))
 
     async def question(self, device: str, payload: bytes) -> None:
         """Answers a device's question."""

@@ -11,21 +11,25 @@ import pytest
 
 from edge_sdk.codecs import wire
 from edge_sdk.core.clock import VirtualClock, WallClock, run_virtual
-from edge_sdk.core.compute import FieldCompute, InlineCompute, ModelledCompute
+from edge_sdk.core.compute import InlineCompute, ModelledCompute
 from edge_sdk.core.config import BrokerConfig
 from edge_sdk.core.errors import StoreError
 from edge_sdk.core.messages import Fetch, Reply
 from edge_sdk.runtime.device import Device, last_will
 from edge_sdk.runtime.events import (
-    LinkChanged, ModelFetched, PredictionMade, TaskAbandoned, TaskStarted, TrainingWaits, UpdateAccepted, UpdateQueued,
+    ModelFetched,
+    TaskAbandoned,
+    TaskStarted,
+    TrainingWaits,
+    UpdateAccepted,
+    UpdateQueued,
 )  # fmt: skip
 from edge_sdk.runtime.outbox import Outbox
-from edge_sdk.runtime.state import MODEL, DeviceState
-from edge_sdk.core.records import ModelVersion
+from edge_sdk.runtime.state import DeviceState
 from edge_sdk.transport.link import Link
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.transport.mqtt import MqttTransport
-from tests.helpers.brokers import dead_port, make_broker, mqtt
+from tests.helpers.brokers import make_broker, mqtt
 from tests.helpers.devices import World, device_config, world
 from tests.helpers.office import Office, Table, small_data, small_spec
 
@@ -235,56 +239,6 @@ def test_a_killed_device_sends_its_update_after_the_restart(tmp_path: Path) -> N
             group.cancel()
 
     run_virtual(main)
-
-
-def sensing_config(tmp_path: Path, **sections: Any) -> Any:
-    synthetic = {"driver": "synthetic", "options": {"rate_hz": 16.0, "channels": 3, "chunk": 4}}
-    config = {
-        "device": {"id": "d1", "federation": "home", "state_dir": str(tmp_path), "stream_speed": 20.0},
-        "sensors": {"acc": synthetic, "gyr": synthetic},
-        "inference": {"engine": "torch"},
-        **sections,
-    }
-    return device_config(**config)
-
-
-@pytest.mark.slow
-def test_without_a_broker_it_senses_and_predicts_and_says_so_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = small_spec()
-
-    async def main(port: int) -> list[Any]:
-        config = sensing_config(tmp_path, broker={"port": port})
-        clock, compute, events = WallClock(), FieldCompute(), []  # type: ignore[var-annotated]
-        state = DeviceState.open(tmp_path, "home", "d1")
-        office = Office(spec, MemoryTransport(MemoryBroker(clock), "nobody"), clock)
-        version = office.seal()
-        state.keep_spec(spec)
-        state.keep_model(MODEL, ModelVersion(version, office.tensors), spec.shape_digest)
-        transport = MqttTransport(config.broker, "d1", clock=clock, compute=compute)
-        device = Device(
-            config, transport=transport, clock=clock, compute=compute, stream_clock=WallClock(20.0),
-            observer=events.append, state=state,
-        )  # fmt: skip
-        async with clock.group() as group:
-            group.start(device.run(), name="device")
-            async with clock.deadline(60.0):
-                while sum(isinstance(e, PredictionMade) for e in events) < 20:
-                    await clock.sleep(0.05)
-            group.cancel()
-        await compute.aclose()
-        state.close()
-        return events
-
-    with dead_port() as port, caplog.at_level(logging.WARNING):
-        events = asyncio.run(main(port))
-    predictions = [e for e in events if isinstance(e, PredictionMade)]
-    assert [p.index for p in predictions] == list(range(predictions[0].index, predictions[0].index + len(predictions)))
-    assert all(p.version is not None and p.version.number == 0 for p in predictions)
-    said = [r for r in caplog.records if "cannot connect" in r.getMessage()]
-    assert len(said) == 1
-    assert len([e for e in events if isinstance(e, LinkChanged)]) == 1
 
 
 @pytest.mark.parametrize("kind", ["mosquitto", "embedded"])

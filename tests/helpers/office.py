@@ -14,7 +14,16 @@ from edge_sdk.core.clock import Clock
 from edge_sdk.core.interfaces import Connected, Message, RoundSet, RoundSource, Transport
 from edge_sdk.core.messages import Fetch, Head, Plan, Published, Reply, SpecMessage, Status, Task
 from edge_sdk.core.records import (
-    Array, Arrival, Dataset, ModelTensors, ModelVersion, RoundData, Segments, Update, UpdateKey, VersionId,
+    Array,
+    Arrival,
+    Dataset,
+    ModelTensors,
+    ModelVersion,
+    RoundData,
+    Segments,
+    Update,
+    UpdateKey,
+    VersionId,
 )  # fmt: skip
 from edge_sdk.core.spec import FederationSpec, MethodSpec, ModalitySpec, ModelSpec, TrainingSpec, WindowSpec
 from edge_sdk.methods.base import find

@@ -7,14 +7,20 @@ import pytest
 
 pytest.importorskip("torch", reason="training needs torch")
 
+from edge_sdk.codecs import wire
 from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.compute import InlineCompute
 from edge_sdk.core.errors import ConfigError, Reason
 from edge_sdk.core.messages import Fetch, Plan, Reply, Status, Task
-from edge_sdk.codecs import wire
 from edge_sdk.runtime.device import Device, own_modalities
 from edge_sdk.runtime.events import (
-    ModalityArrived, PhaseFinished, TaskAbandoned, TaskStarted, TrainingWaits, UpdateAccepted, UpdateQueued,
+    ModalityArrived,
+    PhaseFinished,
+    TaskAbandoned,
+    TaskStarted,
+    TrainingWaits,
+    UpdateAccepted,
+    UpdateQueued,
     UpdateRefused,
 )  # fmt: skip
 from edge_sdk.runtime.state import DeviceState
