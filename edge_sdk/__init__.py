@@ -9,16 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_sdk.core.config import DeviceConfig
     from edge_sdk.core.errors import EdgeError
     from edge_sdk.core.interfaces import Driver
     from edge_sdk.core.records import Chunk, Dataset, Label, ModelVersion, Update, Window
     from edge_sdk.core.spec import FederationSpec
+    from edge_sdk.runtime.device import Device
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Chunk": "edge_sdk.core.records",
     "Dataset": "edge_sdk.core.records",
+    "Device": "edge_sdk.runtime.device",
+    "DeviceConfig": "edge_sdk.core.config",
     "Driver": "edge_sdk.core.interfaces",
     "EdgeError": "edge_sdk.core.errors",
     "FederationSpec": "edge_sdk.core.spec",
@@ -31,6 +35,8 @@ _HOMES = {
 __all__ = [
     "Chunk",
     "Dataset",
+    "Device",
+    "DeviceConfig",
     "Driver",
     "EdgeError",
     "FederationSpec",

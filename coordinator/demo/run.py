@@ -24,10 +24,12 @@ from coordinator.demo.state import DemoState, DeviceState
 from coordinator.preparation import Split, spec_of, split
 from coordinator.simulation.partition import partition
 from edge_sdk import datasets
+from edge_sdk.core import registry
 from edge_sdk.core.clock import Clock, WallClock
 from edge_sdk.core.errors import ConfigError, EdgeError
 from edge_sdk.core.events import JsonLinesReader
 from edge_sdk.core.spec import FederationSpec, TrainingSpec, WindowSpec
+from edge_sdk.methods.base import find
 from edge_sdk.models import build
 from edge_sdk.transport.embedded import EmbeddedBroker
 
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of the full data set")
     parser.add_argument("--method", default="mba")
     parser.add_argument("--devices", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=160, help="stop after so many updates")
+    parser.add_argument("--updates", type=int, default=120, help="stop after so many updates")
     parser.add_argument("--seconds", type=float, default=120.0, help="or after so long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--speed", type=float, default=40.0, help="seconds of sensor time per second")
@@ -76,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs the demo; returns the exit code."""
     console = Console()
     port = claim_port(args.port)
-    demo = prepare(args)
+    with console.status("Writing recordings and the inference graph …"):
+        demo = prepare(args)
     try:
         with EmbeddedBroker("127.0.0.1", port, state_dir=demo.folder / "broker", users=_users(demo)) as broker:
             state = asyncio.run(_learn(demo, _credentials(demo, broker), console))
@@ -102,6 +105,8 @@ def prepare(args: argparse.Namespace) -> Demo:
         recording = recordings.write(cut.train.take(rows), folder / "recordings" / name, seed=args.seed)
         late = spec.modality_names[(number + 1) % len(spec.modality_names)]
         plans.append(settings.DevicePlan(name, recording.resolve(), late, args.delay, args.speed))
+    # Exported once and handed to all: four devices that export at once keep two cores busy for half a minute.
+    registry.load("exporters", "onnx")(spec, find(spec.method.name).needs, folder / settings.GRAPH)
     updates = min(args.updates, QUICK_UPDATES) if args.quick else args.updates
     return Demo(args, folder, spec, cut, tuple(plans), updates)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from edge_sdk.core.spec import FederationSpec
 
+GRAPH = "graph.onnx"  # weights come with each published version
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -72,6 +74,7 @@ def device_toml(spec: FederationSpec, plan: DevicePlan, folder: Path, credential
             f"options = {{ {replayed}, delay_s = {delay:g} }}\n"
         )
     lines.append(f'[labels.truth]\nsource = "file"\noptions = {{ {replayed} }}\n')
+    lines.append(f"[inference]\ngraph = {json.dumps(str(folder / GRAPH))}\n")
     lines.append("[reservoir]\nround_windows = 600\nmin_windows = 64\npersist = false\n")
     path = folder / "devices" / f"{plan.name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,4 +82,4 @@ def device_toml(spec: FederationSpec, plan: DevicePlan, folder: Path, credential
     return path
 
 
-__all__ = ["Credentials", "DevicePlan", "coordinator_toml", "device_toml"]
+__all__ = ["GRAPH", "Credentials", "DevicePlan", "coordinator_toml", "device_toml"]

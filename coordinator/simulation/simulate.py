@@ -136,10 +136,13 @@ class Simulation:
 
     def _coordinator(self, broker: MemoryBroker, clock: Clock, compute: ModelledCompute, record: Record) -> Coordinator:
         world = self.world
-        policy = "free" if world.fraction >= 1.0 else "sampled"
         config = CoordinatorConfig(
             schedule=ScheduleConfig(
-                policy=policy, fraction=world.fraction, task_deadline_s=0.0, seed=world.seed, min_devices=world.devices
+                policy="free" if world.fraction >= 1.0 else "sampled",
+                fraction=world.fraction,
+                task_deadline_s=0.0,
+                seed=world.seed,
+                min_devices=world.devices,
             ),
             publish=PublishConfig(every_updates=1, min_interval_s=0.0, min_hold_s=0.0, patience_s=0.0),
             evaluate=EvaluateConfig(every_updates=world.evaluate_every),

@@ -32,6 +32,7 @@ ENGINE = "engine"  # the ordered lane that builds and checks engines
 log = logging.getLogger(__name__)
 
 Make = Callable[[ModelTensors], Engine]
+Reference = Callable[[ModelTensors, Mapping[str, Float32], parity.Masks], parity.Logits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ class Swapper:
 class Proof:
     """How a new engine shows that it runs the model it was made from."""
 
-    reference: Make | None  # makes the engine to compare with; None: there is no torch, logits must be finite
+    reference: Reference | None  # what the logits should be; None: there is no torch, they must at least be finite
     masks: parity.Masks
     tolerance: float  # largest error relative to the logits
 
@@ -208,10 +209,9 @@ def prepare(make: Make, tensors: ModelTensors, windows: Mapping[str, Float32], p
     if proof.reference is None:
         parity.check_finite(engine, windows, rows=proof.masks)
         return engine, math.nan
-    report = parity.check(
-        engine, proof.reference(tensors), windows, rows=proof.masks, tolerance=proof.tolerance
-    )  # fmt: skip
+    expected = proof.reference(tensors, windows, proof.masks)
+    report = parity.check(engine, expected, windows, rows=proof.masks, tolerance=proof.tolerance)
     return engine, report.max_rel
 
 
-__all__ = ["ENGINE", "PROBE_WINDOWS", "Make", "Predictor", "Proof", "Serving", "Swapper", "prepare"]
+__all__ = ["ENGINE", "PROBE_WINDOWS", "Make", "Predictor", "Proof", "Reference", "Serving", "Swapper", "prepare"]

@@ -24,7 +24,7 @@ from edge_sdk.core.records import ModelLayout, ModelTensors, ModelVersion
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import graphs
 from edge_sdk.runtime.desk import Desk
-from edge_sdk.runtime.inference import Make, Predictor, Proof, Swapper
+from edge_sdk.runtime.inference import Make, Predictor, Proof, Reference, Swapper
 from edge_sdk.runtime.link import Link
 from edge_sdk.runtime.sensing import Labelling, Sensing
 from edge_sdk.runtime.state import MODEL, SOLO, STATE, DeviceState
@@ -227,9 +227,11 @@ class Session:
         parts, config = self._parts, self._parts.config
         graph = config.inference.graph or await self._exported()
         make: Make = partial(registry.load("engines", config.inference.engine).open, graph)
-        reference: Make | None = None
+        reference: Reference | None = None
         if config.training.enabled and config.inference.engine != "torch":
-            reference = partial(registry.load("engines", "torch").open, graph)
+            from edge_sdk.runtime.reference import TorchReference
+
+            reference = TorchReference(self.spec)
         proof = Proof(reference, parity.masks(self.spec), config.inference.parity_tolerance)
         return Swapper(
             predictor, make, proof, device=parts.device, clock=parts.clock, compute=parts.compute, emit=parts.emit

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.compute import SHORT, TRAIN, Compute
-from edge_sdk.core.errors import TrainingError
+from edge_sdk.core.errors import ComputeError, TrainingError
 from edge_sdk.core.events import Observer
 from edge_sdk.core.interfaces import RoundSet, RoundSource
 from edge_sdk.core.messages import Task
@@ -196,7 +196,7 @@ class _Round:
         began_ns = trainer.clock.now_ns()
         try:
             result = await trainer.compute.run(TRAIN, trainer.cost(job), jobs.run_phase, job)
-        except TrainingError as error:
+        except (ComputeError, TrainingError) as error:
             return Abandoned(str(error))
         took_ns = trainer.clock.now_ns() - began_ns
         self._take(phase, result, took_ns)

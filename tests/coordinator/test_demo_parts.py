@@ -1,5 +1,6 @@
 """The demo's parts: recordings, folders, ports, and the folding of events into numbers."""
 
+import io
 import json
 import socket
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_events_fold_into_the_report(tmp_path: Path) -> None:
 
 
 def test_the_view_and_the_table_show_what_is_known() -> None:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(view.render(DemoState({"device-1": DeviceState()}), target=40, elapsed_s=0.0))
     console.print(view.render(played(), target=40, elapsed_s=12.0))
     report.show(console, report.report(played(), {"acc": 0.4}, {"parameters": 10, "wall_seconds": 1.0}))

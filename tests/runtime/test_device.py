@@ -9,8 +9,8 @@ pytest.importorskip("torch", reason="training needs torch")
 
 from edge_sdk.codecs import wire
 from edge_sdk.core.clock import VirtualClock, run_virtual
-from edge_sdk.core.compute import InlineCompute
-from edge_sdk.core.errors import ConfigError, Reason
+from edge_sdk.core.compute import TRAIN, InlineCompute
+from edge_sdk.core.errors import ComputeError, ConfigError, Reason
 from edge_sdk.core.messages import Fetch, Plan, Reply, Status, Task
 from edge_sdk.runtime.device import Device, own_modalities
 from edge_sdk.runtime.events import (
@@ -247,3 +247,35 @@ def test_full_tensors_travel_without_a_residual() -> None:
 def test_two_devices_under_a_slow_link() -> None:
     w = live(2, link=Link(latency_s=0.2, up_bytes_per_s=20_000.0, down_bytes_per_s=50_000.0))
     assert [u.key.sequence for u in w.office.updates] == [1, 2]
+
+
+class Dying(InlineCompute):
+    """A machine whose first training child is killed."""
+
+    killed = False
+
+    async def run(self, lane: str, cost_ns: int, job: Any, *args: Any, **kwargs: Any) -> Any:
+        if lane == TRAIN and not self.killed:
+            self.killed = True
+            raise ComputeError("out of memory")
+        return await super().run(lane, cost_ns, job, *args, **kwargs)
+
+
+def test_a_killed_training_child_costs_one_task() -> None:
+    async def main(clock: VirtualClock) -> list[Any]:
+        w = world(clock)
+        events: list[Any] = []
+        device = Device(
+            device_config(), transport=MemoryTransport(w.broker, "d1"), clock=clock, compute=Dying(), rounds=w.rounds,
+            observer=events.append, state=DeviceState.in_memory("d1"),
+        )  # fmt: skip
+        async with clock.group() as group:
+            group.start(w.office.run(), name="office")
+            group.start(device.run(), name="device")
+            await w.office.until(1)
+            group.cancel()
+        return events
+
+    events = run_virtual(main)
+    assert [e.reason for e in events if isinstance(e, TaskAbandoned)] == ["out of memory"]
+    assert len([e for e in events if isinstance(e, UpdateQueued)]) == 1

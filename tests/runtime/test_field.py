@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("onnxruntime", reason="predicting needs onnxruntime")
 
 from edge_sdk.codecs import wire
-from edge_sdk.core import registry
+from edge_sdk.core import parity, registry
 from edge_sdk.core.clock import WallClock
 from edge_sdk.core.compute import FieldCompute, InlineCompute
 from edge_sdk.core.messages import LabelMessage, Prediction
@@ -29,6 +29,7 @@ from edge_sdk.models import build
 from edge_sdk.runtime import solo
 from edge_sdk.runtime.device import Device
 from edge_sdk.runtime.events import EngineSwapped, PredictionMade, SwapRefused, TaskStarted, UpdateAccepted
+from edge_sdk.runtime.reference import TorchReference
 from edge_sdk.runtime.state import MODEL, SOLO, DeviceState
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from tests.helpers.devices import device_config
@@ -260,3 +261,14 @@ def test_training_child_leaves_the_loop_free(tmp_path: Path, graph: Path) -> Non
             await compute.aclose()
 
     assert asyncio.run(main()) != os.getpid()
+
+
+def test_reference_says_what_torch_says(graph: Path) -> None:
+    torch_engine = registry.load("engines", "torch")
+    reference, x = TorchReference(SPEC), parity.noise(SPEC, 4, 0)
+    for seed in (1, 2):
+        tensors = build.initial_tensors(SPEC, find("mba").needs, seed)
+        found = reference(tensors, x, parity.masks(SPEC))
+        expected = parity.logits(torch_engine.open(graph, tensors), x, parity.masks(SPEC))
+        assert sorted(found) == ["acc", "all", "gyr"]
+        assert all(np.allclose(found[name], expected[name], atol=1e-6) for name in found)

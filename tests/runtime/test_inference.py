@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,15 +95,15 @@ def test_missing_modalities_are_masked() -> None:
     with_clock(body)
 
 
-def proof(reference: Any = Linear) -> Proof:
+def truth(t: ModelTensors, x: Mapping[str, Float32], rows: parity.Masks) -> parity.Logits:
+    return parity.logits(Linear(t), x, rows)
+
+
+def proof(reference: Any = truth) -> Proof:
     return Proof(reference, parity.masks(SPEC), 1e-3)
 
 
-def offer(swapper: Swapper, version: VersionId, t: ModelTensors) -> bool:
-    return asyncio.run(swapper.offer(version, t))
-
-
-def swapper(p: Predictor, clock: Any, events: list[Any], *, make: Any = Linear, reference: Any = Linear) -> Swapper:
+def swapper(p: Predictor, clock: Any, events: list[Any], *, make: Any = Linear, reference: Any = truth) -> Swapper:
     return Swapper(p, make, proof(reference), device="d1", clock=clock, compute=InlineCompute(), emit=events.append)
 
 
