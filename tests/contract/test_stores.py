@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from coordinator.store import (
-    About, Checkpoint, Entry, MemoryStore, OpenTask, Rollback, SqliteStore, Store, Stored,
+    About,
+    Checkpoint,
+    Entry,
+    MemoryStore,
+    OpenTask,
+    Rollback,
+    SqliteStore,
+    Store,
+    Stored,
 )  # fmt: skip
 from edge_sdk.core import registry
 from edge_sdk.core.errors import StoreError
@@ -163,7 +171,11 @@ def test_a_version_cannot_be_made_twice(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("keep", "headers", "bodies"),
-    [("recovery", [3, 4, 5], [3, 4, 5]), ("audit", [1, 2, 3, 4, 5], [3, 4, 5]), ("all", [1, 2, 3, 4, 5], [1, 2, 3, 4, 5])],
+    [
+        ("recovery", [3, 4, 5], [3, 4, 5]),
+        ("audit", [1, 2, 3, 4, 5], [3, 4, 5]),
+        ("all", [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]),
+    ],
 )
 def test_what_is_kept_after_checkpoints(make: Make, keep: str, headers: list[int], bodies: list[int]) -> None:
     store = fresh(make, keep)

@@ -74,7 +74,10 @@ def test_chunks_may_come_in_any_order_and_twice() -> None:
             await device.transport.publish(device.topics.update("d1"), part)
         assert (await device.reply()).kind == "accepted"
 
-    play(script, spec=spec_of(lr=0.1).model_copy(update={"model": spec_of().model.model_copy(update={"feature_dim": 64})}))
+    play(
+        script,
+        spec=spec_of(lr=0.1).model_copy(update={"model": spec_of().model.model_copy(update={"feature_dim": 64})}),
+    )
 
 
 def test_chunks_that_do_not_come_are_asked_for_after_a_quiet_time() -> None:

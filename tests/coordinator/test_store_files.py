@@ -87,7 +87,9 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     made(tmp_path / "store").close()
-    leftovers = [tmp_path / "store" / name for name in ("versions/9.safetensors", "checkpoints/0000000009.safetensors.tmp")]
+    leftovers = [
+        tmp_path / "store" / name for name in ("versions/9.safetensors", "checkpoints/0000000009.safetensors.tmp")
+    ]
     for path in leftovers:
         path.write_bytes(b"torn")
     store = SqliteStore(tmp_path / "store")

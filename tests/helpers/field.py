@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from coordinator.config import (
-    AdmissionConfig, CoordinatorConfig, EvaluateConfig, PublishConfig, ScheduleConfig, StopConfig, StoreConfig,
+    AdmissionConfig,
+    CoordinatorConfig,
+    EvaluateConfig,
+    PublishConfig,
+    ScheduleConfig,
+    StopConfig,
+    StoreConfig,
 )  # fmt: skip
 from coordinator.service import Coordinator
 from coordinator.store import MemoryStore, Store
