@@ -26,18 +26,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the file."""
-    write = _FORMATS.get(args.output.suffix)
-    if write is None:
-        raise ConfigError(f"{args.output}: must end in {' or '.join(_FORMATS)}")
-    folder = read_config(args.config).store.dir
-    found = summary(folder)
-    stored = choose(found, args.version)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    spec = FederationSpec.model_validate(json.loads(found.about.spec))
-    write(spec, stored, read_tensors(version_file(folder, stored)), args.output)
+    """Writes the file and says which version it is."""
+    stored = export(read_config(args.config).store.dir, args.version, args.output)
     say(f"{args.output}: version {stored.id.number}")
     return 0
+
+
+def export(folder: Path, version: str, output: Path) -> Stored:
+    """Writes a version of a store as one file and returns which it is.
+
+    Raises:
+        ConfigError: the version is not held, or the file's ending is of no known format.
+        StoreError: the folder holds no store.
+    """
+    write = _FORMATS.get(output.suffix)
+    if write is None:
+        raise ConfigError(f"{output}: must end in {' or '.join(_FORMATS)}")
+    found = summary(folder)
+    stored = choose(found, version)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    spec = FederationSpec.model_validate(json.loads(found.about.spec))
+    write(spec, stored, read_tensors(version_file(folder, stored)), output)
+    return stored
 
 
 def choose(found: Summary, name: str) -> Stored:
@@ -69,4 +79,4 @@ _FORMATS: dict[str, Callable[[FederationSpec, Stored, ModelTensors, Path], None]
     ".onnx": _onnx, ".safetensors": _safetensors,
 }  # fmt: skip
 
-__all__ = ["add_arguments", "choose", "run"]
+__all__ = ["add_arguments", "choose", "export", "run"]

@@ -1,8 +1,6 @@
-"""What the demo compares with: each modality trained alone with the same budget; and the export of the result."""
+"""What the demo compares with: each modality trained alone with the same budget."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from coordinator.preparation import Split, only, spec_of
 from coordinator.simulation.profiles import INSTANT
@@ -33,13 +31,4 @@ def _one(spec: FederationSpec, cut: Split, modality: str, *, devices: int, updat
     return Simulation(single, mine, world).run().acc_median
 
 
-def export(spec: FederationSpec, folder: Path) -> Path:
-    """Writes the newest version of the demo's store as one ONNX file."""
-    from coordinator.cli import main
-
-    path = folder / "model.onnx"
-    main(["export", str(folder / "coordinator.toml"), "-o", str(path)])
-    return path
-
-
-__all__ = ["ALONE", "alone", "export"]
+__all__ = ["ALONE", "alone"]

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 
+from coordinator.commands.export import export
 from coordinator.demo import baseline, recordings, report, settings, view
 from coordinator.demo.processes import Processes, claim_port
 from coordinator.demo.state import DemoState, DeviceState
@@ -36,6 +37,7 @@ from edge_sdk.transport.embedded import EmbeddedBroker
 NAME = "demo"
 HELP = "four devices learn together from real data over a real broker"
 
+MODEL = "model.onnx"
 MARK = ".edge-demo"  # a folder with this file is ours to empty
 REFRESH_S = 0.25
 GRACE_S = 15.0  # for the coordinator to publish and test its last version
@@ -204,11 +206,9 @@ def finish(demo: Demo, state: DemoState, console: Console) -> None:
         )
     result = report.report(state, alone, _facts(demo, state))
     report.save(result, state, demo.folder)
-    onnx = baseline.export(demo.spec, demo.folder)
+    export(demo.folder / "store", "newest", demo.folder / MODEL)
     report.show(console, result)
-    console.print(
-        f"Report, curves, model and store are in {demo.args.out}: report.json, curves.png, {onnx.name}, store/"
-    )
+    console.print(f"Report, curves, model and store are in {demo.args.out}: report.json, curves.png, {MODEL}, store/")
 
 
 def _facts(demo: Demo, state: DemoState) -> dict[str, Any]:

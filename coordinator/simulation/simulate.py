@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from coordinator.config import (
@@ -37,8 +35,10 @@ from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig
 from edge_sdk.core.records import ModelTensors
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn.local_training import single_thread
+from edge_sdk.learn.seeds import derive
 from edge_sdk.methods.base import find
 from edge_sdk.runtime.device import Device
+from edge_sdk.runtime.state import DeviceState
 from edge_sdk.transport.inbox import Traffic
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 
@@ -117,17 +117,18 @@ class Simulation:
         workers = self.world.workers if self.world.workers > 1 else 0
         compute = ModelledCompute(clock, workers, single_thread)
         center = self._coordinator(broker, clock, compute, record)
-        with TemporaryDirectory(prefix="edge-simulation-") as scratch:
-            links = {name: MemoryTransport(broker, name) for name in self._names()}
-            members = self._devices(links, clock, compute, Path(scratch))
-            try:
-                async with clock.group() as group:
-                    for name, device in members.items():
-                        group.start(device.run(), name=name)
-                    await center.run()
-                    group.cancel()
-            finally:
-                await compute.aclose()
+        links = {name: MemoryTransport(broker, name) for name in self._names()}
+        members = self._devices(links, clock, compute)
+        try:
+            async with clock.group() as group:
+                for name, device in members.items():
+                    group.start(device.run(), name=name)
+                await center.run()
+                group.cancel()
+        finally:
+            for device in members.values():
+                device.state.close()
+            await compute.aclose()
         final = center.tensors
         return self._report(
             record, final, self._evaluate(final), _traffic(links),
@@ -151,7 +152,7 @@ class Simulation:
         )
         return Coordinator(
             config, self.spec, transport=MemoryTransport(broker, COORDINATOR), clock=clock, compute=compute,
-            store=MemoryStore(), test=self.data.test, observer=record,
+            store=MemoryStore(lineage=f"{derive(world.seed, 'lineage'):032x}"), test=self.data.test, observer=record,
         )  # fmt: skip
 
     def _names(self) -> list[str]:
@@ -159,7 +160,7 @@ class Simulation:
         return [f"device-{number:0{width}}" for number in range(self.world.devices)]
 
     def _devices(
-        self, links: Mapping[str, MemoryTransport], clock: Clock, compute: ModelledCompute, scratch: Path
+        self, links: Mapping[str, MemoryTransport], clock: Clock, compute: ModelledCompute
     ) -> dict[str, Device]:
         world, train = self.world, self.data.train
         parts = partition(train, world.devices, world.partition, world.seed)
@@ -167,11 +168,12 @@ class Simulation:
         for number, (name, rows) in enumerate(zip(links, parts, strict=True)):
             rounds = ScriptedSource(train.take(rows), world.profile, clock, seed=world.seed, device=number)
             config = DeviceConfig(
-                device=DeviceSection(id=name, federation=self.spec.name, state_dir=scratch / name, seed=world.seed),
+                device=DeviceSection(id=name, federation=self.spec.name, seed=world.seed),
                 inference=InferenceConfig(enabled=False),
             )
             members[name] = Device(
                 config, transport=links[name], clock=clock, compute=compute, rounds=rounds,
+                state=DeviceState.in_memory(name, incarnation=derive(world.seed, name, "incarnation")),
                 cost=ModelledCost(world.profile, seed=world.seed, device=number, devices=world.devices),
             )  # fmt: skip
         return members

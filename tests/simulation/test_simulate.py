@@ -59,6 +59,7 @@ def test_the_same_seed_gives_the_same_digest_whatever_the_number_of_workers() ->
     assert one.digest == two.digest
     assert one.applied == two.applied
     assert one.curve == two.curve
+    assert (one.bytes_up, one.bytes_down) == (two.bytes_up, two.bytes_down)
     assert other.digest != one.digest
 
 
@@ -75,7 +76,9 @@ def test_mba_without_its_two_terms_is_fedasync_to_the_bit() -> None:
 def test_wall_clock_and_virtual_clock_apply_the_same_updates_in_the_same_order() -> None:
     spec, cut = small(rows=160)
     # Modelled durations of minutes, a thousand times as fast: events lie well over 50 ms of real time apart.
-    profile = WorldProfile(delay_s=400.0, bandwidth_low_kbps=0.2, bandwidth_high_kbps=0.8, sample_s=2e-2, board_factor=36)
+    profile = WorldProfile(
+        delay_s=400.0, bandwidth_low_kbps=0.2, bandwidth_high_kbps=0.8, sample_s=2e-2, board_factor=36
+    )
     world = World(devices=4, updates=8, seed=1, fraction=1.0, profile=profile, evaluate_every=100)
     virtual = Simulation(spec, cut, world).run()
     wall = Simulation(spec, cut, world).run_on_wall_clock(speed=250.0)
