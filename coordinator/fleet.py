@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from edge_sdk.core.messages import Status
 from edge_sdk.core.spec import FederationSpec
+
+_TRIES = 32  # random picks before we look at everybody
 
 
 @dataclass(slots=True)
@@ -34,7 +38,8 @@ class Fleet:
         self._spec = spec
         self._listed = None if listed is None else set(listed)
         self._members: dict[str, Member] = {}
-        self._waiting: dict[str, Member] = {}  # in the order in which they asked
+        self._waiting: dict[str, int] = {}  # device → place in the queue
+        self._queue: list[Member] = []  # those that wait, in no order: the last one fills a gap
         self._untold: dict[str, None] = {}
         self._online = 0
         self._suspects: set[str] = set()
@@ -49,8 +54,19 @@ class Fleet:
 
     @property
     def waiting(self) -> tuple[Member, ...]:
-        """Devices on line that wait for a task, in the order in which they asked."""
-        return tuple(self._waiting.values())
+        """Devices on line that wait for a task."""
+        return tuple(self._queue)
+
+    def draw(self, rng: np.random.Generator, fits: Callable[[Member], bool]) -> Member | None:
+        """Returns one of the waiting devices that fit, each as likely; what it costs does not grow with the fleet."""
+        for _ in range(_TRIES):
+            if not self._queue:
+                return None
+            member = self._queue[int(rng.integers(len(self._queue)))]
+            if fits(member):
+                return member
+        fitting = [member for member in self._queue if fits(member)]
+        return fitting[int(rng.integers(len(fitting)))] if fitting else None
 
     @property
     def waits(self) -> bool:
@@ -59,7 +75,7 @@ class Fleet:
 
     def untold(self) -> list[Member]:
         """Returns the devices that have not heard that there is no task for them now, as told from here on."""
-        news = [self._waiting[device] for device in self._untold if device in self._waiting]
+        news = [self._members[device] for device in self._untold if device in self._waiting]
         self._untold.clear()
         return news
 
@@ -127,13 +143,20 @@ class Fleet:
     def asks(self, device: str) -> Member:
         """A device asks for a task; it waits for one from now on."""
         member = self.member(device)
-        self._waiting[device] = member
+        if device not in self._waiting:
+            self._waiting[device] = len(self._queue)
+            self._queue.append(member)
         self._untold[device] = None
         return member
 
     def served(self, member: Member) -> None:
         """A device does not wait for a task any more."""
-        self._waiting.pop(member.device, None)
+        place = self._waiting.pop(member.device, None)
+        if place is not None:
+            last = self._queue.pop()
+            if last is not member:
+                self._queue[place] = last
+                self._waiting[last.device] = place
 
 
 __all__ = ["Fleet", "Member"]

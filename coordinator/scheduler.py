@@ -41,8 +41,8 @@ class Scheduler:
         self._expiries: list[tuple[int, str]] = []
         self._numbers = dict(numbers)
         self._given = sum(self._numbers.values())
-        self._pick: Mapping[str, Callable[[list[Member], Fleet], list[Member]]] = {
-            "free": lambda ready, fleet: ready, "sampled": self._sample,
+        self._pick: Mapping[str, Callable[[Fleet, Callable[[Member], bool]], list[Member]]] = {
+            "free": self._all, "sampled": self._sample,
         }  # fmt: skip
         for task in tasks:
             self._add(task)
@@ -69,21 +69,25 @@ class Scheduler:
         """
         if fleet.online < self._config.min_devices:
             return []
-        return self._pick[self._config.policy]([m for m in fleet.waiting if self._fits(m) and ready(m)], fleet)
+        return self._pick[self._config.policy](fleet, lambda member: self._fits(member) and ready(member))
 
     def _fits(self, member: Member) -> bool:
         """A device without a modality of this federation, or with another spec, has nothing to train."""
         current = member.spec_digest in ("", self._spec.digest)
         return member.online and current and bool(member.modalities) and member.device not in self._by_device
 
-    def _sample(self, ready: list[Member], fleet: Fleet) -> list[Member]:
-        chosen = []
+    def _all(self, fleet: Fleet, fits: Callable[[Member], bool]) -> list[Member]:
+        return [member for member in fleet.waiting if fits(member)]
+
+    def _sample(self, fleet: Fleet, fits: Callable[[Member], bool]) -> list[Member]:
+        chosen: dict[str, Member] = {}
         for turn in range(max(0, self.concurrency(fleet) - len(self._open))):
-            if not ready:
-                break
             rng = np.random.default_rng(seeds.derive(self._config.seed, "schedule", self._given + turn))
-            chosen.append(ready.pop(int(rng.integers(len(ready)))))
-        return chosen
+            member = fleet.draw(rng, lambda m: m.device not in chosen and fits(m))
+            if member is None:
+                break
+            chosen[member.device] = member
+        return list(chosen.values())
 
     def concurrency(self, fleet: Fleet) -> int:
         """K: how many devices are kept busy."""

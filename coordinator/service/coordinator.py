@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
 
 from coordinator import events
 from coordinator.config import CoordinatorConfig
@@ -24,15 +23,14 @@ from coordinator.service.door import Door
 from coordinator.service.evaluator import Evaluator
 from coordinator.service.ledger import Ledger
 from coordinator.service.mail import Mail
+from coordinator.service.reception import Reception
 from coordinator.service.updates import Updates
 from coordinator.store import Store, Stored
-from edge_sdk.codecs import wire
 from edge_sdk.core.clock import Clock, Group
 from edge_sdk.core.compute import Compute
-from edge_sdk.core.errors import StoreError, TransportError, WireFormatError
+from edge_sdk.core.errors import StoreError
 from edge_sdk.core.events import Observer, ignore
-from edge_sdk.core.interfaces import Connected, Message, Transport, TransportEvent
-from edge_sdk.core.messages import SpecMessage
+from edge_sdk.core.interfaces import Transport
 from edge_sdk.core.records import Dataset, ModelTensors, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.transport.topics import Topics
@@ -70,12 +68,10 @@ class Coordinator:
         self._init = init
         self._emit: Observer = observer or ignore
         self._topics = Topics(spec.name)
-        self._id = secrets.token_hex(8)
         self._turn = asyncio.Lock()
         self._over = asyncio.Event()
         self._alarm = Alarm(clock, self._look_again)
         self._criteria = Criteria(config.stop, clock)
-        self._settled = asyncio.Event()  # publisher or evaluator has finished something
         self._prune = False
         self._state = "running"
         self.publisher = Publisher(
@@ -119,7 +115,7 @@ class Coordinator:
         opened = await self._compute.run(STORE, 0, self.ledger.open, self._init, self.config.schedule.seed)
         self._criteria.start()
         self.publisher.recover(opened.journal.versions, opened.journal.rollbacks, self._store.lineage)
-        self.claim = Claim(self._id, self._store.lineage, self.spec.name, self._clock)
+        self.claim = Claim(secrets.token_hex(8), self._store.lineage, self.spec.name, self._clock)
         self.mail = Mail(self._transport, self._topics)
         self.door = Door(self.fleet, store=self._store, mail=self.mail, compute=self._compute, emit=self._emit)
         await self.door.read_list()
@@ -131,6 +127,10 @@ class Coordinator:
             self.config, self.spec, opened.journal, ledger=self.ledger, desk=self.desk, fleet=self.fleet,
             publisher=self.publisher, store=self._store, mail=self.mail, clock=self._clock, compute=self._compute,
             emit=self._emit,
+        )  # fmt: skip
+        self.reception = Reception(
+            self.spec, self.claim, door=self.door, updates=self.updates, publisher=self.publisher, mail=self.mail,
+            lineage=self._store.lineage, emit=self._emit,
         )  # fmt: skip
         if not opened.new:
             self._emit(events.Recovered(self.ledger.number, opened.replayed, opened.same_bits))
@@ -150,52 +150,8 @@ class Coordinator:
         async for event in self._transport.events():
             async with self._turn:
                 if not self._over.is_set():
-                    await self._on_event(event)
+                    await self.reception.happened(event)
                     await self._after()
-
-    async def _on_event(self, event: TransportEvent) -> None:
-        if isinstance(event, Connected):
-            self.claim.connected()
-            self._say_spec()
-            self.publisher.connected()
-        elif isinstance(event, Message):
-            try:
-                await self._on_message(event)
-            except (WireFormatError, TransportError) as error:
-                log.warning("%s: %s", event.topic, error)
-
-    async def _on_message(self, message: Message) -> None:
-        where = self._topics.parse(message.topic)
-        if where.kind == "spec":
-            self._on_spec(message)
-            return
-        handlers: Mapping[str, Callable[[str, bytes], Awaitable[None]]] = {
-            "status": self.door.status, "update": self.updates.chunk, "fetch": self.updates.question,
-        }  # fmt: skip
-        if where.kind not in handlers or not message.payload:
-            return
-        if not await self.door.welcome(where.device):
-            if where.kind == "update":
-                self.updates.turn_away(where.device, message.payload)
-        elif self.claim.settled or where.kind == "status":
-            await handlers[where.kind](where.device, message.payload)
-
-    def _say_spec(self) -> None:
-        stats = {"lineage": self._store.lineage}
-        message = SpecMessage(self.spec.canonical(), self.spec.digest, self._id, stats)
-        self.mail.post(self._topics.spec, wire.encode(message), retain=True)
-
-    def _on_spec(self, message: Message) -> None:
-        if not message.payload:
-            self._say_spec()
-            return
-        spec = wire.decode(SpecMessage, message.payload)
-        if self.claim.heard(spec, retained=message.retained):
-            detail = f"another coordinator (id {spec.coordinator}) tried to take federation {self.spec.name!r}"
-            log.warning("%s", detail)
-            self._emit(events.Conflict(spec.coordinator, detail))
-            self._say_spec()
-            self.publisher.connected()
 
     async def _after(self) -> None:
         """What may have become possible or necessary, after every message and every alarm."""
@@ -233,7 +189,6 @@ class Coordinator:
         self.publisher.publish(Snapshot(self.ledger.number, self.ledger.updates, tensors, {}))
 
     def _announced(self, stored: Stored | None) -> None:
-        self._settled.set()
         if stored is not None:
             published = stored.published
             down = wire_bytes(published.size, published.chunks)
@@ -243,26 +198,19 @@ class Coordinator:
         if self._group is not None and not self._over.is_set():
             self._group.start(self._look_again(), name="coordinator: after a publication")
 
-    def _evaluated(self, stored: Stored, result: Evaluation) -> None:
-        self._settled.set()
+    async def _evaluated(self, stored: Stored, result: Evaluation) -> None:
         self.evaluations.append((stored.id.number, result))
-        before = None if self.publisher.best is None else self.publisher.best.acc
+        self._criteria.evaluated(result.acc, None if self.publisher.best is None else self.publisher.best.acc)
         best = self.publisher.evaluated(stored, result.acc)
-        self._criteria.evaluated(result.acc, before)
         self._emit(events.Evaluated(stored.id.number, result.acc, dict(result.acc_by_modality), result.n, best))
-        if self._group is not None:
-            self._group.start(self._remember(stored, result.acc, best=best), name="coordinator: after an evaluation")
-
-    async def _remember(self, stored: Stored, acc: float, *, best: bool) -> None:
-        async with self._turn:
-            try:
-                await self._compute.run(STORE, 0, self._store.save_accuracy, stored.id.number, acc)
-            except StoreError as error:
-                self.updates.store_failed(error)
-            if not self._over.is_set():
-                self._check_stop()
+        try:
+            await self._compute.run(STORE, 0, self._store.save_accuracy, stored.id.number, result.acc)
+        except StoreError as error:
+            self.updates.store_failed(error)
         if best:
             await self.publisher.send_head()
+        if not self._over.is_set():
+            self._check_stop()
 
     async def _look_again(self) -> None:
         async with self._turn:
@@ -307,27 +255,27 @@ class Coordinator:
 
     async def _finish(self) -> None:
         """Publishes and evaluates the last version, ends training everywhere, and leaves a checkpoint."""
-        async with self._turn:
-            await self._idle()
+        async with self._turn:  # whatever was being handled is done
             newest = self.publisher.newest
-            if newest is None or newest.id.number != self.ledger.number:
-                await self._publish()
-                await self._idle()
-            if self.publisher.newest is not None:
-                self._evaluator.offer(self.publisher.newest, final=True)
-            try:
-                await self._compute.run(STORE, 0, self.ledger.checkpoint)
-            except StoreError as error:
-                log.error("no final checkpoint: %s", error)
+        await self._idle()
+        if newest is None or newest.id.number != self.ledger.number:
+            await self._publish()
+            await self._idle()
+        if self.publisher.newest is not None:
+            self._evaluator.offer(self.publisher.newest, final=True)
+        try:
+            await self._compute.run(STORE, 0, self.ledger.checkpoint)
+        except StoreError as error:
+            log.error("no final checkpoint: %s", error)
         await self._idle()
         await self.publisher.send_head()
         self.desk.stop_all()
         await self.mail.empty()
 
     async def _idle(self) -> None:
-        while self.publisher.busy or self._evaluator.busy:
-            self._settled.clear()
-            await self._settled.wait()
+        """Waits until nothing is on its way out, and no result is to come."""
+        await self.publisher.idle.wait()
+        await self._evaluator.idle.wait()
 
     @property
     def tensors(self) -> ModelTensors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from coordinator.config import EvaluateConfig
 from coordinator.evaluate import Evaluation, evaluate
@@ -27,12 +27,12 @@ class Evaluator:
         test: held-out rows; None: nothing is evaluated.
         compute: runs the evaluation.
         store: gives the tensors.
-        done: called with every result.
+        done: awaited with every result.
     """
 
     def __init__(
         self, config: EvaluateConfig, spec: FederationSpec, needs: Needs, *, test: Dataset | None, compute: Compute,
-        store: Store, done: Callable[[Stored, Evaluation], None],
+        store: Store, done: Callable[[Stored, Evaluation], Awaitable[None]],
     ) -> None:  # fmt: skip
         self._config = config
         self._spec = spec
@@ -43,13 +43,9 @@ class Evaluator:
         self._done = done
         self._last: Stored | None = None  # taken for evaluation
         self._pending: Stored | None = None
-        self._working = False
         self._wake = asyncio.Event()
-
-    @property
-    def busy(self) -> bool:
-        """Says whether a result is still to come."""
-        return self._pending is not None or self._working
+        self.idle = asyncio.Event()  # no result is to come
+        self.idle.set()
 
     @property
     def in_use(self) -> frozenset[int]:
@@ -63,6 +59,7 @@ class Evaluator:
         due = self._last is None or stored.updates - self._last.updates >= self._config.every_updates
         if due or final:
             self._last = self._pending = stored
+            self.idle.clear()
             self._wake.set()
 
     async def run(self) -> None:
@@ -71,15 +68,14 @@ class Evaluator:
             self._wake.clear()
             stored, self._pending = self._pending, None
             if stored is None or self._test is None:
+                self.idle.set()
                 await self._wake.wait()
                 continue
-            self._working = True
             tensors = await self._compute.run(STORE, 0, self._store.tensors, stored.id)
             result = await self._compute.run(
                 EVALUATE, 0, evaluate, self._spec, self._needs, tensors, self._test, self._config.max_rows
             )
-            self._working = False
-            self._done(stored, result)
+            await self._done(stored, result)
 
 
 __all__ = ["EVALUATE", "Evaluator"]

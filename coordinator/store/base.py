@@ -205,7 +205,7 @@ class Store(ABC):
 
     @abstractmethod
     def prune(self, keep: frozenset[int], *, newest: int, budget_bytes: int) -> tuple[frozenset[int], bool]:
-        """Drops published versions that nothing needs.
+        """Drops published versions that nothing needs; none where everything is kept.
 
         Args:
             keep: numbers named by open tasks, the best, key frames in use: dropped only over budget, oldest first.

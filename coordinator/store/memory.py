@@ -138,6 +138,8 @@ class MemoryStore(Store):
         return held
 
     def prune(self, keep: frozenset[int], *, newest: int, budget_bytes: int) -> tuple[frozenset[int], bool]:
+        if self._keep == "all":
+            return frozenset(self._versions), False
         always = frozenset(sorted(self._versions)[-newest:])
         journal = frozenset(e.base.number for e in self._entries.values() if e.body)
         for number in self._versions.keys() - always - keep - journal:

@@ -196,8 +196,10 @@ class SqliteStore(Store):
             raise StoreError(f"{self.folder}: {otherwise}: {error.strerror}") from error
 
     def prune(self, keep: frozenset[int], *, newest: int, budget_bytes: int) -> tuple[frozenset[int], bool]:
-        versions = {v.id: v for v in rows.read_versions(self._db)}
+        versions = [v.id for v in rows.read_versions(self._db)]
         mine = sorted(v.number for v in versions if v.lineage == self.lineage)
+        if self._keep == "all":
+            return frozenset(mine), False
         always = {VersionId(v.lineage, v.number, v.digest) for v in versions if v.number in mine[-newest:]}
         always = {v for v in always if v.lineage == self.lineage}
         journal = rows.bases_in_use(self._db)

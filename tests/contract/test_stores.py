@@ -143,7 +143,7 @@ def test_a_commit_closes_the_task_and_leaves_receipt_sequence_and_norm(make: Mak
     store.open_tasks((task("t1", "d1", 0), task("t2", "d2", 4)))
     store.commit(entry(1))
     journal = again(make).journal()
-    assert [t for t in journal.tasks] == [task("t2", "d2", 4)]
+    assert list(journal.tasks) == [task("t2", "d2", 4)]
     assert [(r.key, r.digest, r.version) for r in journal.receipts] == [(entry(1).key, entry(1).digest, 1)]
     assert journal.task_numbers == {"d1": 1, "d2": 5}
     assert journal.sequences == {("d1", 2**64 - 1): 0}

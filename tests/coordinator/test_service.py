@@ -11,10 +11,16 @@ from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.errors import ConfigError, StoreError
 from edge_sdk.core.messages import Fetch, SpecMessage
 from edge_sdk.core.records import VersionId
+from edge_sdk.core.spec import FederationSpec
 from edge_sdk.models import build
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.transport.topics import Topics
 from tests.helpers.field import Field, config_of, dataset, federation, play, spec_of
+
+
+def large() -> FederationSpec:
+    """Returns a federation whose updates take several small chunks."""
+    return spec_of().model_copy(update={"model": spec_of().model.model_copy(update={"feature_dim": 64})})
 
 
 def test_an_update_is_mixed_at_the_rate_of_the_rule_published_and_answered() -> None:
@@ -74,15 +80,10 @@ def test_chunks_may_come_in_any_order_and_twice() -> None:
             await device.transport.publish(device.topics.update("d1"), part)
         assert (await device.reply()).kind == "accepted"
 
-    play(
-        script,
-        spec=spec_of(lr=0.1).model_copy(update={"model": spec_of().model.model_copy(update={"feature_dim": 64})}),
-    )
+    play(script, spec=large())
 
 
 def test_chunks_that_do_not_come_are_asked_for_after_a_quiet_time() -> None:
-    big = spec_of().model_copy(update={"model": spec_of().model.model_copy(update={"feature_dim": 64})})
-
     async def script(world: Field) -> None:
         device = await world.peer()
         update = device.update(await device.task())
@@ -99,12 +100,33 @@ def test_chunks_that_do_not_come_are_asked_for_after_a_quiet_time() -> None:
         await device.transport.publish(device.topics.update("d1"), parts[1])
         assert (await device.reply()).kind == "accepted"
 
-    play(script, spec=big)
+    play(script, spec=large())
+
+
+def test_an_upload_goes_on_after_the_broker_came_back() -> None:
+    async def script(world: Field) -> None:
+        device = await world.peer()
+        update = device.update(await device.task())
+        data = device.encode(update)
+        parts = device.split(data, update.key, chunk_bytes=64 + 1024)
+        for part in parts[:2]:
+            await device.transport.publish(device.topics.update("d1"), part)
+        world.broker.stop()
+        await world.clock.sleep(1.0)
+        world.broker.start()
+        await world.settle()
+        await device.say()
+        await device.ask(Fetch("update", key=update.key, digest=wire.object_digest(data)))
+        reply = await device.reply("missing")
+        assert reply.chunks == tuple(range(2, len(parts)))
+        for number in reply.chunks:
+            await device.transport.publish(device.topics.update("d1"), parts[number])
+        assert (await device.reply()).kind == "accepted"
+
+    play(script, spec=large())
 
 
 def test_what_stays_incomplete_is_dropped_and_unknown() -> None:
-    big = spec_of().model_copy(update={"model": spec_of().model.model_copy(update={"feature_dim": 64})})
-
     async def script(world: Field) -> None:
         device = await world.peer()
         update = device.update(await device.task())
@@ -117,7 +139,7 @@ def test_what_stays_incomplete_is_dropped_and_unknown() -> None:
         assert (await device.reply("unknown")).key == update.key
         assert (await device.deliver(update)).kind == "accepted"
 
-    play(script, spec=big)
+    play(script, spec=large())
 
 
 def test_a_device_that_lost_its_task_gets_the_same_one_again() -> None:

@@ -61,9 +61,26 @@ class Killing(SqliteStore):
         super().checkpoint(checkpoint)
 
 
-async def deliver(peer: Peer, outbox: Path) -> None:
+class Outbox:
+    """The update that is owed, in a file that is there whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def put(self, data: bytes) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_bytes(data)
+        temporary.replace(self._path)
+
+    def get(self) -> bytes | None:
+        return self._path.read_bytes() if self._path.exists() else None
+
+    def clear(self) -> None:
+        self._path.unlink()
+
+
+async def deliver(peer: Peer, outbox: Outbox, data: bytes) -> None:
     """Sends what the outbox holds, asking first what became of it, and empties it on the reply."""
-    data = outbox.read_bytes()
     key = peek_update(data).key
     await peer.ask(Fetch("update", key=key, digest=wire.object_digest(data)))
     reply = await peer.reply()
@@ -72,24 +89,22 @@ async def deliver(peer: Peer, outbox: Path) -> None:
         reply = await peer.reply()
     assert reply.kind == "accepted", reply
     assert reply.version is not None
-    outbox.unlink()
+    outbox.clear()
     print(f"accepted {key.sequence} {reply.version.number}", flush=True)
 
 
-async def contribute(world: Field, folder: Path, updates: int) -> None:
+async def contribute(world: Field, outbox: Outbox, updates: int) -> None:
     peer = await world.peer()
-    outbox = folder / "outbox"
     while True:
-        if outbox.exists():
-            await deliver(peer, outbox)
+        data = outbox.get()
+        if data is not None:
+            await deliver(peer, outbox, data)
         if world.center.ledger.updates >= updates:
             return
         await world.published(world.center.ledger.number)
         task = await peer.task()
         peer.sequence = task.number
-        temporary = folder / "outbox.tmp"
-        temporary.write_bytes(peer.encode(peer.update(task)))
-        temporary.replace(outbox)
+        outbox.put(peer.encode(peer.update(task)))
 
 
 def main(folder: Path, updates: int, at: int, where: str) -> None:
@@ -101,7 +116,7 @@ def main(folder: Path, updates: int, at: int, where: str) -> None:
             publish=PublishConfig(min_interval_s=0.0, min_hold_s=0.0, every_updates=1, versions=3),
         )  # fmt: skip
         async with federation(clock, config=config, store=Killing(folder / "store", at, where)) as world:
-            await contribute(world, folder, updates)
+            await contribute(world, Outbox(folder / "outbox"), updates)
             return wire.params_digest(world.center.tensors)
 
     print(f"digest {run_virtual(play)}", flush=True)

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 from coordinator.config import PublishConfig
+from coordinator.publish.sealing import Snapshot, seal
 from coordinator.store import Rollback, Store, Stored
 from edge_sdk.codecs import chunks, wire
 from edge_sdk.codecs.chain import Chain
-from edge_sdk.codecs.chunks import PREAMBLE_BYTES
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.compute import SHORT, Compute
-from edge_sdk.core.errors import ConfigError, NotConnected, StoreError
+from edge_sdk.core.errors import NotConnected, StoreError
 from edge_sdk.core.interfaces import Transport
-from edge_sdk.core.messages import Head, Published
-from edge_sdk.core.records import Array, ModelLayout, ModelTensors, ModelVersion, VersionId
+from edge_sdk.core.messages import Head
+from edge_sdk.core.records import ModelLayout, ModelVersion, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.transport.topics import Topics
 
@@ -33,39 +33,6 @@ _AT_ONCE = 16  # chunks on their way to the broker
 _RETRY_S = 5.0  # after the store refused
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A model to publish."""
-
-    number: int
-    updates: int  # applied so far
-    tensors: ModelTensors  # own memory
-    extras: Mapping[str, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """An encoded version that has its name."""
-
-    published: Published
-    tensors: ModelTensors  # as devices decode them
-    data: bytes
-
-
-def seal(
-    chain: Chain, snapshot: Snapshot, *, lineage: str, slot: int, base: ModelVersion | None
-) -> Sealed:  # fmt: skip
-    """Returns a snapshot as it will travel; a job for `Compute`."""
-    encoded = chain.roundtrip_model(snapshot.tensors, base)
-    version = VersionId(lineage, snapshot.number, wire.tensors_digest(encoded.decoded))
-    data = chain.seal_model(encoded, version, snapshot.extras)
-    parts = chunks.split(data, "model", chunks.model_key(version, slot))
-    published = Published(
-        version, len(data), len(parts), slot, wire.object_digest(data), chain.text, None if base is None else base.id
-    )
-    return Sealed(published, encoded.decoded, data)
 
 
 class Publisher:
@@ -102,6 +69,7 @@ class Publisher:
         self._resend = False
         self._working = False
         self._wake = asyncio.Event()
+        self.idle = asyncio.Event()  # nothing is on its way out
         self._retry_ns = 0
         self._busy_since_ns = 0
         self.newest: Stored | None = None
@@ -153,12 +121,14 @@ class Publisher:
         """Takes a snapshot on its way."""
         self._busy_since_ns = self._clock.now_ns()
         self._pending = snapshot
+        self.idle.clear()
         self._wake.set()
 
     def connected(self) -> None:
         """The connection is new: an embedded broker has forgotten everything."""
         self._busy_since_ns = self._busy_since_ns if self.busy else self._clock.now_ns()
         self._resend = True
+        self.idle.clear()
         self._wake.set()
 
     async def run(self) -> None:
@@ -173,6 +143,7 @@ class Publisher:
             elif self._pending is not None:
                 await self._publish(self._pending)
             else:
+                self.idle.set()
                 await self._wake.wait()
 
     async def _publish(self, snapshot: Snapshot) -> None:
@@ -300,18 +271,4 @@ class Publisher:
         return full
 
 
-def wire_bytes(size: int, count: int) -> int:
-    """Returns what an object of `size` bytes takes in `count` chunks, preambles included."""
-    return size + count * PREAMBLE_BYTES
-
-
-def check_chains(spec: FederationSpec) -> None:
-    """Raises ConfigError if a codec chain of the spec cannot be used."""
-    for name, text in (("up", spec.codec.up), ("down", spec.codec.down)):
-        try:
-            Chain(text, {})
-        except ConfigError as error:
-            raise ConfigError(f"federation:codec.{name}: {error}") from error
-
-
-__all__ = ["SLOTS", "STORE", "Publisher", "Sealed", "Snapshot", "check_chains", "seal", "wire_bytes"]
+__all__ = ["SLOTS", "STORE", "Publisher"]
