@@ -22,7 +22,7 @@ class Evaluation:
     """How a model does on a data set."""
 
     acc: float  # fused, [0, 1]
-    acc_by_modality: Mapping[str, float]  # zero-feature: ψ(0, …, h_m, …, 0) (algorithms.md §2.3), rows that have m
+    acc_by_modality: Mapping[str, float]  # zero-feature: ψ(0, …, h_m, …, 0), rows that have m
     n: int  # rows
 
 

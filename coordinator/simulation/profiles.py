@@ -1,6 +1,6 @@
 """Named worlds: how fast boards and links are, and when modalities arrive.
 
-`MBA` is the world of the MBA paper (algorithms.md §2.6, §5.1): half of a client's modalities are there at time 0, the
+`MBA` is the world of the MBA paper (section 5.1): half of a client's modalities are there at time 0, the
 others 300 s later, each after its transmission at U[200, 800] kB/s; a Jetson TX2 takes 36 times as long as a V100, and
 half of the clients are five times slower still.
 """

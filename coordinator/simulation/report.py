@@ -41,7 +41,7 @@ class Report:
     devices: int
     updates: int  # client updates applied
     acc: float  # final global model
-    acc_by_modality: Mapping[str, float]  # zero-feature (algorithms.md §2.3)
+    acc_by_modality: Mapping[str, float]  # zero-feature: the other features are zeros
     acc_median: float  # over the last evaluated versions
     virtual_seconds: float
     wall_seconds: float

@@ -32,7 +32,7 @@ class Scripted:
 def script(
     data: Dataset, profile: WorldProfile, *, seed: int, device: int, task: int, modalities: tuple[str, ...]
 ) -> tuple[Scripted, ...]:
-    """Returns the arrivals of a round, earliest first; ties: the lower modality first (algorithms.md §3.1 A1)."""
+    """Returns the arrivals of a round, earliest first; ties: the modality that the spec names first."""
     rng = np.random.default_rng([seed, device, _ARRIVALS, task])
     owned = [m for m in modalities if data.has[m].any()]
     early = max(1, int(profile.early_fraction * len(owned)))

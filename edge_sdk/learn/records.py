@@ -57,7 +57,7 @@ class FusedModel(Protocol):
         """Returns features (B, D) of the given modalities (all of x if `only` is empty), normalisation included."""
 
     def fuse(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """Returns logits (B, C); features that are absent or masked count as zeros (algorithms.md §2.1)."""
+        """Returns logits (B, C); features that are absent or masked count as zeros."""
 
     def module(self, name: str) -> nn.Module:
         """Returns a module by its name in the federation's layout."""

@@ -52,7 +52,9 @@ def main() -> int:
         start = time.perf_counter()
         for row in measure(topic):
             rows.append(row)
-            print(f"{row['name']:<58} {row['value']:>12.4g} {row['unit']:<10} {row['ratio']:>9.3g} × {row['reference']}")
+            print(
+                f"{row['name']:<58} {row['value']:>12.4g} {row['unit']:<10} {row['ratio']:>9.3g} × {row['reference']}"
+            )
         print(f"-- {topic}: {time.perf_counter() - start:.0f} s", flush=True)
         asked.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
