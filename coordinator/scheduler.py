@@ -100,7 +100,7 @@ class Scheduler:
         training = self._spec.training
         number = self._numbers.get(member.device, 0)
         deadline_ns = round(self._config.task_deadline_s * NS)
-        # One round-equivalent is K server updates (which makes sync and async runs decay alike); the rate is fixed at the download.
+        # One round-equivalent is K server updates, so that sync and async runs decay alike; fixed at the download.
         rounds = base.number // self.concurrency(fleet)
         return OpenTask(
             id=f"{seeds.derive(lineage, member.device, number):016x}",
