@@ -13,9 +13,9 @@ with the same fused multiply-add, so results are bitwise equal for any number of
 holds this). Other formulas for the same mixing differ by up to 5e-7, and CPUs without FMA round differently: the
 journal therefore records `KERNEL`, and promises equal bits only for one kernel on one CPU capability class.
 
-Blocks of 6 MiB keep a part of θ in the last cache between the two passes of the delta kernel; smaller blocks lose more
-to torch's cost per call, and to a barrier per call where other work has a core, than nearer caches give back. torch has
-no operation that adds three vectors in one pass; `docs/benchmarks.md` says what the second one costs.
+Blocks of 4 MiB keep θ in cache between the two passes of the delta kernel; smaller ones lose more to torch's cost per
+call, and to a barrier of its threads per call, than nearer caches give back. torch has no operation that adds three
+vectors in one pass: `docs/benchmarks.md` says what the second pass costs, and what the barriers do on a busy machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edge_sdk.core.records import Array, ModelTensors, Segments, Update
 from edge_sdk.learn.records import Rates
 
 KERNEL = "torch-lerp-1"
-BLOCK = 3 << 19  # elements per block, 6 MiB of float32
+BLOCK = 1 << 20  # elements per block, 4 MiB of float32
 
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], None]
 

@@ -93,6 +93,13 @@ class RoundView:
         return tuple(a.modality for a in self.arrivals)
 
     @property
+    def in_order(self) -> tuple[str, ...]:
+        """Planned modalities that have arrived, by time of arrival, ties by the order of the plan."""
+        planned = self.plan.modalities
+        arrivals = [a for a in self.arrivals if a.modality in planned]
+        return tuple(a.modality for a in sorted(arrivals, key=lambda a: (a.t_ns, planned.index(a.modality))))
+
+    @property
     def waiting(self) -> tuple[str, ...]:
         """Planned modalities that may still come."""
         return tuple(m for m in self.plan.modalities if m not in self.here and m not in self.absent)

@@ -17,10 +17,7 @@ fewer than two modalities known ρ = 0 (A8). No data-size weights (A12); norms a
 Anchors are kept by window number, constants of the round (A4). With momentum, policies that stop between epochs start
 every epoch of an anchor with a fresh momentum buffer.
 
-Eq. 7 is kept incrementally, O(1) per report whatever the number of clients: per modality S = Σ_k e^{−λ(v_m − v_k)} and
-N = Σ_k e^{−λ(v_m − v_k)} d_k, with v_m the version of its last report and v_k that of client k's; at a report of
-client n at version t, S ← S e^{−λ(t − v_m)} − e^{−λ(t − v_n)} + 1. Between reports all weights of a modality decay
-alike, so d̃_m = N/S needs no decay, and nothing underflows: S ≥ 1.
+Eq. 7 is kept incrementally (`learn.decayed_mean`), O(1) per report whatever the number of clients.
 
 Ablations: β = 0 is "without regularization" (anchors are still trained, for d), γ = 0 "without balance-aware
 aggregation"; both together are FedAsync to the last bit.
@@ -28,7 +25,6 @@ aggregation"; both together are FedAsync to the last bit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Literal
@@ -42,7 +38,7 @@ from torch import nn
 
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import anchors, staleness
+from edge_sdk.learn import anchors, decayed_mean, staleness
 from edge_sdk.learn.local_training import full_pass
 from edge_sdk.learn.records import Batch, ClientContext, Out, Phase, Rates, RoundView, State, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, PayloadField, PayloadSchema, fused_phase
@@ -73,26 +69,6 @@ def anchor_distance(h: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
     return (1.0 - F.cosine_similarity(h, anchor, dim=1, eps=1e-8)).clamp(0.0, 2.0)
 
 
-def fold_report(
-    total: NDArray[np.float64], cell: NDArray[np.float64] | None, *, d: float, t: int, lam: float
-) -> NDArray[np.float64]:
-    """Returns one modality's (S, N, v) after a client's report d at version t. Eq. 7, incrementally.
-
-    Args:
-        total: (3,) S, N and the version v of the modality's last report; zeros before the first.
-        cell: (2,) the client's previous distance and its version, None before its first.
-        d: the distance now.
-        t: the server's version before this update.
-        lam: λ.
-    """
-    keep = math.exp(-lam * (t - total[2]))
-    s, n = total[0] * keep, total[1] * keep
-    if cell is not None:
-        old = math.exp(-lam * (t - cell[1]))
-        s, n = max(0.0, s - old), max(0.0, n - old * cell[0])  # rounding may leave −1e-17
-    return np.array([s + 1.0, n + d, float(t)])
-
-
 def imbalance(d: NDArray[np.float64], eps: float = 1e-8, clip: float = 0.0) -> NDArray[np.float64]:
     """Returns ρ_m for the weighted distances of the modalities that have one; zeros for fewer than two. Eq. 8, 9."""
     if len(d) < 2:
@@ -112,7 +88,7 @@ def imbalance_rates(
 ) -> dict[str, float]:
     """Returns ρ of every modality as the server's state has it now; 0 for those never reported."""
     totals = {m: state[f"sum/{m}"] for m in modalities if f"sum/{m}" in state}
-    d = np.array([total[1] / total[0] for total in totals.values()])
+    d = np.array([decayed_mean.mean(total) for total in totals.values()])
     known = dict(zip(totals, imbalance(d, eps, clip).tolist(), strict=True))
     return {m: known.get(m, 0.0) for m in modalities}
 
@@ -121,7 +97,7 @@ class Client(ClientRule[Config]):
     """Anchors while waiting, then fused training that stays near them."""
 
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
-        early = _in_order(view) if view.waiting else _in_order(view)[:-1]
+        early = view.in_order if view.waiting else view.in_order[:-1]  # ties by the order of the plan (A1)
         policy = self.config.anchor_policy
         phases: list[Phase] = []
         if policy == "wait" or view.waiting:
@@ -145,7 +121,7 @@ class Client(ClientRule[Config]):
         if ctx.phase.name == ANCHOR:
             ctx.own[_head(ctx.phase.modalities[0])] = self._load_head(ctx, ctx.phase.modalities[0])
         else:
-            early = _in_order(ctx.job.view)[:-1]
+            early = ctx.job.view.in_order[:-1]
             data, known = ctx.job.data, [m for m in early if f"anchor/{m}" in ctx.carry]
             ctx.scratch["anchors"] = {m: anchors.match(ctx.carry, f"anchor/{m}", data, data.has[m]) for m in known}
             ctx.scratch["sums"] = {}
@@ -220,13 +196,6 @@ class Client(ClientRule[Config]):
         return head
 
 
-def _in_order(view: RoundView) -> tuple[str, ...]:
-    """Returns what has arrived by time of arrival, ties by the order of the plan (A1)."""
-    planned = view.plan.modalities
-    arrivals = [a for a in view.arrivals if a.modality in planned]
-    return tuple(a.modality for a in sorted(arrivals, key=lambda a: (a.t_ns, planned.index(a.modality))))
-
-
 def _features(ctx: ClientContext, m: str, batch: Batch) -> torch.Tensor:
     return ctx.model.encode(batch.x, (m,))[m]
 
@@ -238,7 +207,8 @@ def _head(m: str) -> str:
 class Server(AsyncServerRule[Config]):
     """One mixing rate per modality, from the distances of all clients.
 
-    State: "sum/<m>" (3,) S, N and version of modality m; "cell/<m>/<device>" (2,) last distance and its version.
+    State: "sum/<m>" (3,) S, N and version of modality m; "cell/<m>/<device>" (2,) last distance and its version
+    (`learn.decayed_mean`).
     """
 
     def rates(self, state: State, update: UpdateView) -> tuple[Rates, State]:
@@ -264,28 +234,15 @@ class Server(AsyncServerRule[Config]):
             if f"distance.{m}" in update.payload:
                 d, cell = float(update.payload[f"distance.{m}"]), f"cell/{m}/{update.device}"
                 total = state.get(f"sum/{m}", np.zeros(3))
-                patch[f"sum/{m}"] = fold_report(total, state.get(cell), d=d, t=update.version, lam=self.config.lam)
+                patch[f"sum/{m}"] = decayed_mean.fold(
+                    total, state.get(cell), value=d, t=update.version, lam=self.config.lam
+                )
                 patch[cell] = np.array([d, float(update.version)])
         return patch
 
 
-METHOD = Method(
-    "mba",
-    Config,
-    Client,
-    Server,
-    source="Ma, Liu, Zhou, Wang, Tong: modality balancing via asynchrony",
-    uploads=PayloadSchema((PayloadField("distance.{modality}", low=0.0, high=2.0),)),
-)
+UPLOADS = PayloadSchema((PayloadField("distance.{modality}", low=0.0, high=2.0),))
+SOURCE = "Ma, Liu, Zhou, Wang, Tong: modality balancing via asynchrony"
+METHOD = Method("mba", Config, Client, Server, SOURCE, UPLOADS)
 
-__all__ = [
-    "METHOD",
-    "Client",
-    "Config",
-    "Server",
-    "anchor_distance",
-    "fold_report",
-    "imbalance",
-    "imbalance_rates",
-    "mixing_rates",
-]
+__all__ = ["METHOD", "Client", "Config", "Server", "anchor_distance", "imbalance", "imbalance_rates", "mixing_rates"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_sdk.codecs import wire
-from edge_sdk.core import parity, registry
+from edge_sdk.core import registry
 from edge_sdk.core.clock import WallClock
 from edge_sdk.core.compute import TRAIN, FieldCompute
 from edge_sdk.core.config import SensorConfig
@@ -29,9 +29,11 @@ from edge_sdk.methods.base import find
 from edge_sdk.models import build
 from edge_sdk.runtime import jobs
 from edge_sdk.runtime.events import EngineSwapped, PredictionMade
-from edge_sdk.runtime.inference import Predictor, Proof, Serving, Swapper
+from edge_sdk.runtime.inference import Predictor, Serving
 from edge_sdk.runtime.reference import TorchReference
 from edge_sdk.runtime.state import MODEL, DeviceState
+from edge_sdk.runtime.swapping import Make, Proof, Swapper
+from edge_sdk.runtime.timebase import StreamTime
 from edge_sdk.streams.pipeline import Streams
 from tests.bench.bench_export import spec_220k
 
@@ -145,7 +147,7 @@ class Bench:
         self.events: list[Any] = []
         self.engine = registry.load("engines", "ort").open(graph, tensors)
         self.predictor = Predictor(
-            spec, "d1", clock=self.clock, stream_clock=self.stream_clock, emit=self.events.append
+            spec, "d1", clock=self.clock, time=StreamTime(self.clock, self.stream_clock, speed), emit=self.events.append
         )  # fmt: skip
         self.predictor.swap(Serving(self.engine, None))
         self.windows: list[int] = []
@@ -273,10 +275,13 @@ def phase_job(spec: FederationSpec, tensors: ModelTensors) -> PhaseJob:
 async def swapping(spec: FederationSpec, graph: Path, versions: list[ModelTensors]) -> list[Row]:
     """Swaps engines under live windows, parity against torch included, beside a new export and session."""
     bench, compute = Bench(spec, graph, versions[0], speed=SWAP_SPEED), FieldCompute(single_thread)
-    proof = Proof(TorchReference(spec), parity.masks(spec), 1e-3)
+    proof = Proof(spec, TorchReference(spec), 1e-3)
+
+    async def tools() -> tuple[Make, Proof]:
+        return bench.engine.with_tensors, proof
+
     swapper = Swapper(
-        bench.predictor, bench.engine.with_tensors, proof, device="d1", clock=bench.clock, compute=compute,
-        emit=bench.events.append,
+        bench.predictor, tools, device="d1", clock=bench.clock, compute=compute, emit=bench.events.append
     )  # fmt: skip
     swaps: list[float] = []
     late: list[float] = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -31,18 +32,31 @@ def topics() -> list[str]:
 def measure(topic: str) -> list[dict[str, Any]]:
     """Runs one benchmark and checks the form of its rows."""
     rows: list[dict[str, Any]] = importlib.import_module(f"tests.bench.bench_{topic}").run()
-    for row in rows:
-        if set(row) != set(COLUMNS):
-            raise SystemExit(f"bench_{topic}: a row must have exactly {COLUMNS}, found {tuple(row)}")
+    check(topic, rows)
     return rows
 
 
-def main() -> int:
+def check(topic: str, rows: list[dict[str, Any]]) -> None:
+    """Ends the program unless every row has the columns, finite figures and a name of its own."""
+    names = set()
+    for row in rows:
+        if set(row) != set(COLUMNS):
+            raise SystemExit(f"bench_{topic}: a row must have exactly {COLUMNS}, found {tuple(row)}")
+        if not (math.isfinite(row["value"]) and math.isfinite(row["ratio"])):
+            raise SystemExit(f"bench_{topic}: {row['name']}: value and ratio must be finite, found {row}")
+        if row["name"] in names:
+            raise SystemExit(f"bench_{topic}: two rows are called {row['name']!r}")
+        names.add(row["name"])
+    if not rows:
+        raise SystemExit(f"bench_{topic}: no rows")
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Measures what was asked for and writes the file after every topic, so that a break loses little."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     parser.add_argument("--only", default="", help="comma-separated topics; default: all")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     chosen = asked.only.split(",") if asked.only else topics()
     unknown = sorted(set(chosen) - set(topics()))
     if unknown:

@@ -115,6 +115,17 @@ def test_delta_needs_its_base() -> None:
         blending.blend(theta, {"encoder.acc": base["encoder.acc"]}, update(new, "delta"), RATES)
 
 
+def mixed(theta: np.ndarray, base: np.ndarray, new: np.ndarray, *, rates: Rates, kind: str, threads: int) -> np.ndarray:
+    """Mixes copies on this many threads."""
+    before, mine = torch.get_num_threads(), {"m": Segments(theta.copy())}
+    try:
+        torch.set_num_threads(threads)
+        blending.blend(mine, {"m": Segments(base)}, update({"m": Segments(new)}, kind), rates)
+    finally:
+        torch.set_num_threads(before)
+    return mine["m"].params
+
+
 @given(
     size=st.integers(1, 200_000),
     rate=st.floats(0, 1, width=32),
@@ -125,17 +136,20 @@ def test_delta_needs_its_base() -> None:
 def test_bits_do_not_depend_on_the_number_of_threads(size: int, rate: float, op: str, kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     theta, base, new = (rng.standard_normal(size, dtype=np.float32) for _ in range(3))
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            mine = {"m": Segments(theta.copy())}
-            blending.blend(mine, {"m": Segments(base)}, update({"m": Segments(new)}, kind), Rates({"m": rate}, op))
-            results.append(mine["m"].params)
-    finally:
-        torch.set_num_threads(before)
+    results = [
+        mixed(theta, base, new, rates=Rates({"m": rate}, op), kind=kind, threads=threads) for threads in (1, 2, 3, 7)
+    ]
     assert all(np.array_equal(results[0], r) for r in results[1:])
+
+
+@pytest.mark.parametrize("kind", ["full", "delta"])
+def test_bits_of_several_blocks_do_not_depend_on_the_number_of_threads(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    theta, base, new = (rng.standard_normal(2 * blending.BLOCK + 17, dtype=np.float32) for _ in range(3))
+    one, two, five = (mixed(theta, base, new, rates=Rates({"m": 0.37}), kind=kind, threads=n) for n in (1, 2, 5))
+    assert np.array_equal(one, two)
+    assert np.array_equal(one, five)
+    assert not np.array_equal(one, theta)
 
 
 @given(cut=st.integers(1, 4999), rate=st.floats(0, 1, width=32), seed=st.integers(0, 1000))
