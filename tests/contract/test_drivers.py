@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +18,76 @@ from edge_sdk.core.errors import EdgeError
 from edge_sdk.core.interfaces import Driver
 from edge_sdk.core.records import Chunk
 from edge_sdk.recording import Writer, chunk_end_ns
+from tests.helpers.iio_tree import iio_tree
 from tests.helpers.streams import chunk
+from tests.helpers.virtual_camera import MjpegCamera
+from tests.helpers.virtual_imu import Emulator
 
 NAMES = registry.names("sensors")
-WITHOUT_HARDWARE = {"replay", "synthetic"}
 SPEED = 1000.0
 
 
-def options(name: str, folder: Path) -> dict[str, Any]:
-    """Returns options under which a driver works here; drivers of hardware skip."""
-    if name not in WITHOUT_HARDWARE:
-        pytest.skip(f"{name} needs hardware: pytest tests/hardware --board FILE.toml")
-    if name != "replay":
-        return {}
+def _replay(folder: Path, stack: ExitStack) -> dict[str, Any]:
     with Writer(folder / "recording", start_ns=0) as writer:
         for i in range(20):
             writer.append(chunk("acc", i * 10, 10, seq=i))
     return {"path": str(folder / "recording"), "loop": True}
 
 
+def _imu_serial(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    return {"port": stack.enter_context(Emulator("witmotion", rate=200.0)).port, "rate_hz": 200.0}
+
+
+def _imu_i2c(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    if "I2C_SHIM_DIR" not in os.environ:
+        pytest.skip("runs under the preloaded bus of tests/sensors/test_imu_i2c.py")
+    return {"rate_hz": 200.0}
+
+
+def _imu_iio(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    return {"device": "virtual", "rate_hz": 200.0, "buffered": False, "root": str(iio_tree(folder / "tree"))}
+
+
+def _camera(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    pytest.importorskip("cv2", reason="OpenCV is not installed (extra `camera`)")
+    return {"source": stack.enter_context(MjpegCamera()).url}
+
+
+def _text(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    (folder / "lines.txt").write_text("\n".join(f"line {i}" for i in range(100)) + "\n", encoding="utf-8")
+    return {"path": str(folder / "lines.txt")}
+
+
+# How to make each driver work without its hardware.
+OPTIONS: dict[str, Callable[[Path, ExitStack], dict[str, Any]]] = {
+    "camera": _camera,
+    "imu_i2c": _imu_i2c,
+    "imu_iio": _imu_iio,
+    "imu_serial": _imu_serial,
+    "replay": _replay,
+    "synthetic": lambda folder, stack: {},
+    "text": _text,
+}
+
+
+def options(name: str, folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Returns options under which a driver works here; drivers of hardware skip."""
+    if name not in OPTIONS:
+        pytest.skip(f"{name} needs hardware: pytest tests/hardware --board FILE.toml")
+    return OPTIONS[name](folder, stack)
+
+
 @pytest.fixture(params=NAMES)
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Driver:
+def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
     cls = registry.load("sensors", request.param)
-    made: Driver = cls("acc", options(request.param, tmp_path))
-    start = made.now_ns()
-    host = made.now_ns
-    made.now_ns = lambda: start + int((host() - start) * SPEED)
-    made.speed = SPEED
-    return made
+    with ExitStack() as stack:
+        made: Driver = cls("acc", options(request.param, tmp_path, stack))
+        start = made.now_ns()
+        host = made.now_ns
+        made.now_ns = lambda: start + int((host() - start) * SPEED)
+        made.speed = SPEED
+        yield made
+        made.close()
 
 
 def read_some(driver: Driver, n: int) -> list[Chunk]:
@@ -124,8 +169,8 @@ def test_detect_is_static_and_quiet(name: str) -> None:
     assert isinstance(cls.detect(), list)
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_HARDWARE))
+@pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_unknown_options_are_refused_by_name(name: str, tmp_path: Path) -> None:
     cls = registry.load("sensors", name)
-    with pytest.raises(EdgeError, match="no_such_option"):
-        cls("acc", {**options(name, tmp_path), "no_such_option": 1})
+    with ExitStack() as stack, pytest.raises(EdgeError, match="no_such_option"):
+        cls("acc", {**options(name, tmp_path, stack), "no_such_option": 1})

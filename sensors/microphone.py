@@ -1,0 +1,304 @@
+"""Microphones through PortAudio (sounddevice): chosen by name, opened at their own rate, resampled to another.
+
+Numbers of audio devices change with every plug, and a microphone opened at a rate it does not have overflows or fails.
+PortAudio's time stamps are wall-clock time with ALSA: they jump with NTP. And its status flags stay silent when samples
+are lost. So positions are counted samples, `AdcTimeline` maps them to the host's monotonic clock, takes jumps of the
+wall clock out, and notices when more time has passed than samples came.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from edge_sdk.core.clock import NS, monotonic_ns
+from edge_sdk.core.config import parse
+from edge_sdk.core.errors import PluginError, SensorTimeout, SensorUnavailable
+from edge_sdk.core.interfaces import Driver, Found
+from edge_sdk.core.records import Array, Chunk
+from edge_sdk.core.spec import Model
+from edge_sdk.features import Resampler
+
+QUEUE_S = 10.0  # audio between PortAudio's thread and read(); more is lost and counted
+_JUMP_S = 0.25  # the two clocks come apart by more within one block: one of them jumped
+_SLACK_S = 0.25  # time that may pass without samples before they count as lost
+_SETTLE_S = 0.1  # an age further from the line than this is no jitter
+_KEEP = 400  # blocks in the regression
+_MIN_SPAN_S = 5.0  # below this a rate cannot be told from jitter
+
+# PortAudio lists the devices of a process once. It may list them anew only while none of its streams is open.
+_LIST = threading.Lock()
+_OPEN: set[int] = set()  # drivers whose stream is open
+
+
+class Options(Model):
+    """Keys of `[sensors.<modality>.options]`."""
+
+    device: str = ""  # part of the device's name; "": the system's default
+    rate_hz: int = Field(default=16_000, ge=1_000)  # delivered
+    native_hz: int = Field(default=0, ge=0)  # opened at; 0: what the device says it has
+    block_s: float = Field(default=0.02, gt=0)  # length of a chunk, about
+    silent_s: float = Field(default=5.0, gt=0)  # open, but no samples for so long: opened again
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one callback of PortAudio brought."""
+
+    data: Array  # int16 (n,)
+    adc_s: float  # when its first sample was taken, on the stream's own clock, s
+    stream_s: float  # the stream's clock at the callback, s
+    t_ns: int  # the host's monotonic clock at the callback, ns
+
+
+class AdcTimeline:
+    """Host time of a sample number: a line through (sample number, ADC time) of the last blocks.
+
+    The ADC time is used only as an age against the stream's clock in the same callback, so that whatever clock that is,
+    and however it jumps between callbacks, the sum with the host's monotonic clock is right. An age that is negative or
+    absurd (a jump inside the callback) counts as the stream's typical one.
+
+    Args:
+        rate_hz: nominal rate.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self.samples = 0  # pushed since the last restart
+        self.jumps = 0  # of the stream's clock against the monotonic clock
+        self.lost_s = 0.0  # audio that never came, s
+        self._nominal_ns = NS / rate_hz
+        self._points: deque[tuple[int, int, int]] = deque(maxlen=_KEEP)  # (sample number, host time ns, lateness ns)
+        self._age_ns = 0.0  # typical age of a block's first sample at its callback
+        self._offset_ns: int | None = None  # stream clock − monotonic clock, last seen
+        self._line: tuple[float, int, float] = (0.0, 0, self._nominal_ns)  # sample, its time ns, period ns
+
+    def push(self, block: Block) -> bool:
+        """Takes the next block; True: the line begins anew with it, because samples were lost or the age settled."""
+        offset_ns = round(block.stream_s * NS) - block.t_ns
+        if self._offset_ns is not None and abs(offset_ns - self._offset_ns) > _JUMP_S * NS:
+            self.jumps += 1
+        self._offset_ns = offset_ns
+        at_ns = block.t_ns - round(self._age(block))
+        late_ns = block.t_ns - round(self.samples * self._nominal_ns)  # callback against the count of samples
+        off_ns = at_ns - self.time_ns(self.samples) if self._points else 0
+        # A callback that is late but brings old samples lost nothing; samples that seem young but came on time neither:
+        # PulseAudio takes a second to find its own latency.
+        lost = off_ns > _SLACK_S * NS and late_ns - min(late for *_, late in self._points) > _SLACK_S * NS
+        anew = lost or abs(off_ns) > _SETTLE_S * NS
+        if lost:
+            self.lost_s += off_ns / NS
+        if anew:
+            self._points.clear()
+        self._points.append((self.samples, at_ns, late_ns))
+        self._fit()
+        self.samples += len(block.data)
+        return anew
+
+    def time_ns(self, sample: float) -> int:
+        """Returns the host's monotonic time of a sample number, ns."""
+        reference, t_ns, period_ns = self._line
+        return t_ns + round((sample - reference) * period_ns)
+
+    @property
+    def period_ns(self) -> float:
+        """Measured sample period, ns; the nominal one at first."""
+        return self._line[2]
+
+    @property
+    def err_ns(self) -> int:
+        """How far the line may be off: the spread of the points around it, ns."""
+        off = [t - self.time_ns(n) for n, t, _ in self._points]
+        return round(float(np.std(off))) + 100_000 if off else round(_SLACK_S * NS)
+
+    def _age(self, block: Block) -> float:
+        age_ns = (block.stream_s - block.adc_s) * NS
+        duration_ns = len(block.data) * self._nominal_ns
+        if not 0 <= age_ns <= duration_ns + _JUMP_S * 4 * NS:  # 0: a host API without ADC times
+            return self._age_ns or duration_ns
+        if age_ns == 0:
+            age_ns = duration_ns
+        self._age_ns = age_ns if not self._age_ns else 0.95 * self._age_ns + 0.05 * age_ns
+        return age_ns
+
+    def _fit(self) -> None:
+        numbers = np.array([n for n, *_ in self._points], np.float64)
+        base_ns = self._points[0][1]
+        times = np.array([t - base_ns for _, t, _ in self._points], np.float64)
+        middle, mean = float(numbers.mean()), float(times.mean())
+        period_ns = self._nominal_ns
+        if (numbers[-1] - numbers[0]) * self._nominal_ns > _MIN_SPAN_S * NS:
+            centred = numbers - middle
+            period_ns = float(centred @ (times - mean) / (centred @ centred))
+        self._line = (middle, base_ns + round(mean), period_ns)
+
+
+class MicrophoneDriver(Driver):
+    """Delivers float32 (n, 1), full scale ±1, at `rate_hz`."""
+
+    def __init__(self, stream: str, options: Mapping[str, Any]) -> None:
+        super().__init__(stream, options)
+        self._options = o = parse(options, Options, f"sensors.{stream}.options")
+        self._sounddevice = import_sounddevice(stream)
+        self._blocks: queue.Queue[Block] = queue.Queue(maxsize=max(1, round(QUEUE_S / o.block_s)))
+        self._input: Any = None
+        self._native_hz = 0
+        self._reopened = False  # open() was called before
+        self._heard_ns = 0  # when the newest block came, host monotonic
+        self._seq = 0
+        self._next_ns = -(2**62)  # chunks begin here at the earliest
+        self._gap = False
+        self._origin = 0  # number of the native sample with which the run began
+        self._delivered = 0  # output samples of this run
+        self._timeline = AdcTimeline(o.rate_hz)
+        self._resampler = Resampler(o.rate_hz, o.rate_hz)
+
+    def open(self) -> None:
+        self.close()
+        sd, o = self._sounddevice, self._options
+        with _LIST:
+            if self._reopened and not _OPEN:  # a microphone that was unplugged is not where it was
+                sd._terminate()
+                sd._initialize()
+            _OPEN.add(id(self))
+        self._reopened = True
+        index, native_hz = self._device()
+        self._native_hz = o.native_hz or native_hz
+        self._begin(monotonic_ns())
+        try:
+            self._input = sd.InputStream(
+                device=index, samplerate=self._native_hz, channels=1, dtype="int16",
+                blocksize=round(self._native_hz * o.block_s), callback=self._take,
+            )  # fmt: skip
+            self._input.start()
+        except sd.PortAudioError as error:
+            raise SensorUnavailable(
+                f"microphone {o.device or '(default)'} at {self._native_hz} Hz: {error}; "
+                f"another rate: sensors.{self.stream}.options.native_hz; is another program recording from it?"
+            ) from error
+
+    def read(self, timeout_s: float) -> Chunk | None:
+        try:
+            block = self._blocks.get(timeout=timeout_s)
+        except queue.Empty:
+            if monotonic_ns() - self._heard_ns > self._options.silent_s * NS:
+                raise SensorTimeout(
+                    f"microphone {self._options.device or '(default)'}: open, but no samples for "
+                    f"{self._options.silent_s:g} s; is it muted or unplugged?"
+                ) from None
+            return None
+        self._heard_ns = block.t_ns
+        return self.convert(block)
+
+    def convert(self, block: Block) -> Chunk | None:
+        """Returns the resampled chunk of a block; None: the resampler waits for more."""
+        if self._timeline.push(block):
+            self._restart(self._timeline.samples - len(block.data))
+        data = self._resampler.push(block.data.astype(np.float32) / 32768)
+        if not len(data):
+            return None
+        ratio = self._native_hz / self._options.rate_hz
+        host_ns = self._timeline.time_ns(self._origin + self._delivered * ratio)
+        t_ns = self.now_ns() - round((monotonic_ns() - host_ns) * self.speed)
+        period_ns = round(self._timeline.period_ns * ratio * self.speed)
+        chunk = Chunk(
+            stream=self.stream,
+            seq=self._seq,
+            t_ns=max(t_ns, self._next_ns),  # a line fitted anew may step back by some microseconds
+            data=data[:, None],
+            period_ns=period_ns,
+            t_err_ns=self._timeline.err_ns,
+            gap_before=self._gap,
+        )
+        self._next_ns = chunk.t_ns + (len(data) - 1) * period_ns + 1
+        self._delivered += len(data)
+        self._seq += 1
+        self._gap = False
+        return chunk
+
+    def close(self) -> None:
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+        with _LIST:
+            _OPEN.discard(id(self))
+
+    @staticmethod
+    def detect() -> list[Found]:
+        try:
+            sd = import_sounddevice("microphone")
+        except PluginError:
+            return []
+        return [
+            Found(
+                "microphone",
+                d["name"],
+                f"{d['max_input_channels']} channels, {d['default_samplerate']:.0f} Hz",
+                f'[sensors.audio]\ndriver = "microphone"\noptions = {{ device = "{d["name"]}" }}',
+            )
+            for d in sd.query_devices()
+            if d["max_input_channels"] > 0
+        ]
+
+    def _begin(self, now_ns: int) -> None:
+        self._heard_ns = now_ns
+        self._seq = 0
+        self._next_ns = -(2**62)
+        self._timeline = AdcTimeline(self._native_hz or self._options.rate_hz)
+        while not self._blocks.empty():
+            self._blocks.get_nowait()
+        self._restart(0)
+        self._gap = False
+
+    def _restart(self, sample: int) -> None:
+        """Begins a run without samples missing inside; its first sample has this number."""
+        self._origin = sample
+        self._delivered = 0
+        self._resampler = Resampler(self._native_hz or self._options.rate_hz, self._options.rate_hz)
+        self._gap = True
+
+    def _take(self, data: Array, frames: int, time: Any, status: Any) -> None:
+        """PortAudio's thread: copies, stamps, and never waits."""
+        block = Block(data[:, 0].copy(), time.inputBufferAdcTime, time.currentTime, monotonic_ns())
+        with suppress(queue.Full):  # the timeline sees the hole and counts it
+            self._blocks.put_nowait(block)
+
+    def _device(self) -> tuple[int | None, int]:
+        """Returns the number of the named device now (None: default), and its own rate."""
+        sd, wanted = self._sounddevice, self._options.device.lower()
+        inputs = [(i, d) for i, d in enumerate(sd.query_devices()) if d["max_input_channels"] > 0]
+        if not wanted:
+            try:
+                return None, round(sd.query_devices(kind="input")["default_samplerate"])
+            except (sd.PortAudioError, ValueError) as error:
+                raise SensorUnavailable(
+                    "no microphone is connected; if one is, add the user to the group audio"
+                ) from error
+        for index, device in inputs:
+            if wanted in device["name"].lower():
+                return index, round(device["default_samplerate"])
+        here = ", ".join(d["name"] for _, d in inputs) or "none"
+        raise SensorUnavailable(
+            f"no microphone called {self._options.device!r} (sensors.{self.stream}.options.device); connected: {here}"
+        )
+
+
+def import_sounddevice(stream: str) -> Any:
+    """Returns the library; PluginError says what to install."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise PluginError(f"sensors.{stream}: a microphone needs sounddevice: pip install 'edge-sdk[mic]'") from error
+    except OSError as error:  # the Python half is there, the library of the system is not
+        raise PluginError(f"sensors.{stream}: {error}: apt install libportaudio2") from error
+    return sounddevice
+
+
+__all__ = ["AdcTimeline", "Block", "MicrophoneDriver", "import_sounddevice"]

@@ -1,0 +1,158 @@
+"""Inertial sensors: how fast the parsers are, and what a 200 Hz serial sensor with damaged bytes costs and loses.
+
+python -m tests.bench.bench_sensors 60      the stream alone, for so many seconds
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edge_sdk.core.errors import SensorUnavailable
+from edge_sdk.core.records import Chunk
+from sensors.frames import G, LineParser, WitGroups, WitParser
+from sensors.imu_serial import SerialImuDriver
+from sensors.xbus import XbusParser, mtdata2
+from tests.helpers.virtual_imu import Emulator, csv_sample, wit_sample, xsens_sample
+
+SECONDS = 20.0
+RATE_HZ = 200.0
+CORRUPT = 0.01  # share of groups with one flipped bit
+PARSE_LIMIT = 20.0  # MB/s
+CORE_LIMIT = 0.1  # share of one core
+MEGABYTE = 1_000_000
+PIECE = 4096  # bytes per read, about what a port holds after a pause
+
+
+def parse_wit() -> Callable[[bytes], None]:
+    """Returns what takes bytes through parser and grouping to numbers."""
+    parser, groups = WitParser(), WitGroups(("acc", "gyro"))
+
+    def feed(data: bytes) -> None:
+        groups.feed(parser.feed(data))
+
+    return feed
+
+
+def parse_xbus() -> Callable[[bytes], None]:
+    """Returns what takes bytes through parser and message to numbers."""
+    parser = XbusParser()
+
+    def feed(data: bytes) -> None:
+        for _, body, _ in parser.feed(data):
+            mtdata2(body)
+
+    return feed
+
+
+def speed(feed: Callable[[bytes], object], data: bytes) -> float:
+    """Returns MB/s, the median of five runs."""
+    pieces = [data[i : i + PIECE] for i in range(0, len(data), PIECE)]
+    runs = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        for piece in pieces:
+            feed(piece)
+        runs.append(len(data) / MEGABYTE / (time.perf_counter() - begin))
+    return float(np.median(runs))
+
+
+def damage(data: bytes) -> bytes:
+    """Returns the bytes with one flipped bit in a hundred groups of 44 bytes."""
+    rng = np.random.default_rng(1)
+    array = np.frombuffer(data, np.uint8).copy()
+    where = rng.choice(len(array), len(array) // 4400, replace=False)
+    array[where] ^= 1 << rng.integers(0, 8, len(where), dtype=np.uint8)
+    return array.tobytes()
+
+
+def soak(seconds: float) -> dict[str, float]:
+    """Streams from a virtual WitMotion; returns what was lost and what it cost."""
+    with Emulator("witmotion", rate=RATE_HZ, seconds=seconds, corrupt=CORRUPT) as imu:
+        driver = SerialImuDriver("imu", {"port": imu.port, "rate_hz": RATE_HZ})
+        driver.open()
+        cpu, wall, chunks = time.process_time(), time.monotonic(), list[Chunk]()
+        try:
+            while True:
+                chunk = driver.read(0.2)
+                if chunk is not None:
+                    chunks.append(chunk)
+        except SensorUnavailable:  # the sensor's time is over
+            cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+        sent = imu.wait()
+    got = [round(float(v) / (16 / 32768 * G)) for c in chunks for v in c.data[:, 0]]
+    missing = set(range(got[0], got[-1] + 1)) - set(got)
+    damaged = {n for n in sent["damaged"] if got[0] < n < got[-1]}
+    times = np.concatenate([c.times_ns for c in chunks if c.times_ns is not None])
+    return {
+        "received": len(got),
+        "undamaged_lost": len(missing - damaged),
+        "damaged": len(damaged),
+        "uncounted": abs(sum(c.flags for c in chunks) - len(damaged)),
+        "core": cpu / wall,
+        "jitter_ms": float(np.diff(times)[np.diff(got) == 1].std()) / 1e6,
+    }
+
+
+def row(name: str, value: float, unit: str, reference: str, ratio: float) -> dict[str, Any]:
+    """Returns one line of the report; a ratio of at most 1 keeps the limit."""
+    return {"name": name, "value": value, "unit": unit, "reference": reference, "ratio": ratio}
+
+
+def run() -> list[dict[str, Any]]:
+    """Returns rows {name, value, unit, reference, ratio}."""
+    wit = b"".join(map(wit_sample, range(50_000)))
+    speeds = {
+        "witmotion": speed(parse_wit(), wit),
+        "witmotion_damaged": speed(parse_wit(), damage(wit)),
+        "xsens": speed(parse_xbus(), b"".join(map(xsens_sample, range(20_000)))),
+        "csv": speed(LineParser(7).feed, b"".join(map(csv_sample, range(20_000)))),
+    }
+    limit = f"limit {PARSE_LIMIT:g} MB/s, to SI numbers in pieces of {PIECE} bytes; limit / measured"
+    asked = {"witmotion", "witmotion_damaged"}
+    rows = [
+        row(
+            f"sensors.parse.{n}",
+            round(v, 1),
+            "MB/s",
+            limit if n in asked else limit + "; not asked for",
+            PARSE_LIMIT / v,
+        )
+        for n, v in speeds.items()
+    ]
+    got = soak(SECONDS)
+    what = f"{SECONDS:g} s at {RATE_HZ:g} Hz over a pseudo-terminal, one flipped bit in {CORRUPT:.0%} of the groups"
+    none = "limit 0; the ratio is the number itself"
+    return [
+        *rows,
+        row(
+            "sensors.serial.lost",
+            got["undamaged_lost"],
+            "samples",
+            f"{what}; undamaged ones lost; {none}",
+            got["undamaged_lost"],
+        ),
+        row(
+            "sensors.serial.uncounted",
+            got["uncounted"],
+            "samples",
+            f"{got['damaged']:g} damaged, uncounted; limit 1",
+            got["uncounted"],
+        ),
+        row(
+            "sensors.serial.core",
+            round(got["core"], 4),
+            "cores",
+            f"limit {CORE_LIMIT} of one core",
+            got["core"] / CORE_LIMIT,
+        ),
+        row("sensors.serial.jitter", round(got["jitter_ms"], 3), "ms", "limit 1 ms, of sample times", got["jitter_ms"]),
+    ]
+
+
+if __name__ == "__main__":
+    print(soak(float(sys.argv[1])))

@@ -1,0 +1,36 @@
+"""The camera driver over OpenCV's own V4L2 code, on a device that a preloaded shim plays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_sdk.core.clock import NS
+from sensors.camera import DRIVER_ERR_NS
+from tests.helpers import virtual_v4l2
+
+pytest.importorskip("cv2", reason="OpenCV is not installed (extra `camera`)")
+
+PERIOD_NS = NS / 30
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    if reason := virtual_v4l2.missing():
+        pytest.skip(reason)
+    return virtual_v4l2.environment(tmp_path_factory.mktemp("v4l2"))
+
+
+def test_frames_carry_the_drivers_time(env: dict[str, str]) -> None:
+    got = virtual_v4l2.watch(env, 60)
+    steps = np.diff(got["times"]) / np.maximum(1, np.diff(got["numbers"]))
+    assert np.median(steps) == pytest.approx(PERIOD_NS, rel=0.03)
+    assert np.mean(np.array(got["errors"]) == DRIVER_ERR_NS) > 0.9
+    assert (np.diff(got["numbers"]) > 0).all()
+    assert 0 < np.median(got["ages"]) < PERIOD_NS
+
+
+def test_a_slow_consumer_sees_no_frame_older_than_two_periods(env: dict[str, str]) -> None:
+    got = virtual_v4l2.watch(env, 25, pause_s=0.1)
+    assert np.quantile(got["ages"], 0.9) < 2 * PERIOD_NS
+    assert np.median(np.diff(got["numbers"])) >= 2

@@ -1,0 +1,34 @@
+"""The configurations in docs/sensors.md are ones that the drivers take."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_sdk.core import registry
+from edge_sdk.core.config import SensorConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TEXT = (Path(__file__).parents[2] / "docs" / "sensors.md").read_text(encoding="utf-8")
+INERTIAL = [b for b in re.findall(r"```toml\n(.*?)```", TEXT, flags=re.DOTALL) if 'driver = "imu_' in b]
+
+
+@pytest.mark.parametrize("block", INERTIAL)
+def test_configuration_is_taken(block: str) -> None:
+    for modality, section in tomllib.loads(block)["sensors"].items():
+        config = SensorConfig.model_validate(section)
+        kind: Any = registry.load("sensors", config.driver)
+        assert kind(modality, config.options).stream == modality
+
+
+def test_every_inertial_driver_is_shown() -> None:
+    shown = " ".join(INERTIAL)
+    assert all(f'driver = "{name}"' in shown for name in registry.names("sensors") if name.startswith("imu_"))
