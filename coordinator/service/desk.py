@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from coordinator import events
 from coordinator.config import CoordinatorConfig
@@ -99,7 +100,8 @@ class Desk:
 
     def _send(self, task: OpenTask) -> None:
         extras = {name: pack_array(value) for name, value in self._ledger.extras(task.device).items()}
-        self._mail.task(task.device, message(task, extras, self._clock.utc_ns()))
+        sent = message(task, extras, self._clock.utc_ns())
+        self._mail.task(task.device, replace(sent, plan=replace(sent.plan, phase=self._ledger.stage(task.device))))
 
     def _tell(self) -> None:
         for member in self._fleet.untold():

@@ -146,6 +146,10 @@ class Ledger:
         """Returns what the method sends down with a task."""
         return self.rule.extras(self._state, device)
 
+    def stage(self, device: str) -> str:
+        """Returns the stage that the method is in for this device."""
+        return self.rule.stage(self._state, device)
+
     def figures(self) -> dict[str, float]:
         """Returns what the method says of its state."""
         return self.rule.figures(self._state)

@@ -99,6 +99,10 @@ class AsyncServerRule(Generic[C]):
         """Returns what goes down with a task for this device."""
         return {}
 
+    def stage(self, state: State, device: str) -> str:
+        """Returns the stage that this device's next task is in, `plan.phase` there; "" where a method has only one."""
+        return ""
+
     def rates(self, state: State, update: UpdateView) -> tuple[Rates, State]:
         """Returns one rate per module of the update, and the entries of the state that change.
 
@@ -180,7 +184,8 @@ class Method:
     uploads: PayloadSchema = PayloadSchema()
     needs: Needs = NO_NEEDS
     mode: str = "async"
-    server_config: type[Model] | None = None  # of a composition, where it differs
+    server_config: type[Model] | None = None  # where the two halves are configured apart
+    sends: tuple[str, ...] = ()  # what its server says and its clients cannot do without
 
     def client_rule(self, options: Mapping[str, Any]) -> ClientRule[Any]:
         """Returns the client rule; ConfigError names a wrong option."""
@@ -193,13 +198,13 @@ class Method:
 
 
 def _half(method: Method, options: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    """A composition takes its options as {"client": {…}, "server": {…}}; a plain method takes them flat."""
-    if "+" not in method.name:
+    """Returns the options of a side: {"client": {…}, "server": {…}} where the halves are configured apart, else all."""
+    if method.server_config is None:
         return options
-    unknown = set(options) - {"client", "server"}
+    unknown = sorted(set(options) - {"client", "server"})
     if unknown:
         raise ConfigError(
-            f"method.{method.name}: options of a composition go under client and server, found {sorted(unknown)}"
+            f"method.{method.name}:{unknown[0]}: options of a composition go under client and server, found {unknown}"
         )
     half: Mapping[str, Any] = options.get(side, {})
     return half
@@ -214,12 +219,35 @@ def find(name: str) -> Method:
     """
     first, plus, second = name.partition("+")
     method: Method = registry.load("methods", first)
-    if not plus:
-        return method
-    other: Method = registry.load("methods", second)
-    if method.mode != other.mode:
-        raise ConfigError(f"{name}: {first} is {method.mode} and {second} is {other.mode}; both must be the same")
-    return replace(method, name=name, server=other.server, server_config=other.config, source=f"{first}; {second}")
+    return compose(method, registry.load("methods", second)) if plus else method
+
+
+def compose(first: Method, second: Method) -> Method:
+    """Returns the clients of one method with the server of another.
+
+    A server rule lives on what its own clients report, a client rule on what its own server says: either must find it.
+
+    Raises:
+        ConfigError: the two cannot work together; says why.
+    """
+    name, a, b = f"{first.name}+{second.name}", first.name, second.name
+    if first.mode != second.mode:
+        raise ConfigError(f"{name}: {a} is {first.mode} and {b} is {second.mode}; both must be the same")
+    unsaid = sorted(set(first.sends) - set(second.sends))
+    if unsaid:
+        raise ConfigError(f"{name}: the clients of {a} need the server's {', '.join(unsaid)}, which {b} does not send")
+    unheard = sorted({f.name for f in second.uploads.fields} - {f.name for f in first.uploads.fields})
+    if unheard:
+        raise ConfigError(
+            f"{name}: the server of {b} lives on {', '.join(unheard)} from its clients, which {a} does not report"
+        )
+    ignored = sorted(set(second.sends) - set(first.sends))
+    if ignored:
+        raise ConfigError(f"{name}: the server of {b} sends its {', '.join(ignored)}, which the clients of {a} ignore")
+    return replace(
+        first, name=name, server=second.server, server_config=second.server_config or second.config,
+        source=f"{first.source}; {second.source}",
+    )  # fmt: skip
 
 
 __all__ = [
@@ -229,6 +257,7 @@ __all__ = [
     "NoConfig",
     "PayloadField",
     "PayloadSchema",
+    "compose",
     "find",
     "fused_phase",
 ]

@@ -1,0 +1,77 @@
+"""Probes: the mean loss of every head on training rows and on rows that are held out of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_sdk.core.records import Int64
+from edge_sdk.learn.local_training import full_pass
+from edge_sdk.learn.records import Batch, ClientContext
+
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # constants of splitmix64
+
+
+def held_out(index: Int64, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Returns which rows are held out, bool (n,), by window number: the same window is, in every round.
+
+    Args:
+        index: (n,) window numbers.
+        fraction: share of windows to hold out, on average.
+        seed: another seed holds out others.
+    """
+    z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+    for shift, factor in zip((30, 27), _MIX, strict=True):
+        z = (z ^ (z >> np.uint64(shift))) * factor
+    share = (z ^ (z >> np.uint64(31))).astype(np.float64) / 2.0**64  # in [0, 1]
+    chosen: NDArray[np.bool_] = share < fraction
+    return chosen
+
+
+def split(rows: torch.Tensor, index: Int64, *, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns rows to train on and rows held out; at least one is left to train on.
+
+    Args:
+        rows: int64 (r,) row numbers.
+        index: (n,) window numbers by row number.
+        fraction: share to hold out, on average.
+        seed: of the choice.
+    """
+    held = torch.from_numpy(held_out(index[rows.numpy()], fraction, seed))
+    if bool(held.all()):
+        held[0] = False
+    return rows[~held], rows[held]
+
+
+def head_losses(logits: Sequence[torch.Tensor], y: torch.Tensor, valid: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns the cross-entropy of every row and head, NaN where a row does not count: H × (B, C), (B,) -> (B, H)."""
+    losses = [torch.nn.functional.cross_entropy(z, y, reduction="none") for z in logits]
+    return torch.stack([loss.masked_fill(~v, torch.nan) for loss, v in zip(losses, valid, strict=True)], dim=1)
+
+
+def mean_losses(
+    ctx: ClientContext, rows: torch.Tensor, fn: Callable[[Batch], torch.Tensor]
+) -> NDArray[np.float64]:  # fmt: skip
+    """Returns the mean loss per head over rows, float64 (H,); NaN for a head that none of them counts for.
+
+    Args:
+        ctx: of the phase; its rows are put back afterwards.
+        rows: row numbers, at least one.
+        fn: a batch -> losses (B, H), NaN where a row does not count for a head; no gradient is kept.
+    """
+    kept = ctx.samples
+    ctx.samples = replace(kept, rows=rows)
+    try:
+        losses = full_pass(ctx, fn).double().numpy()  # (n, H)
+    finally:
+        ctx.samples = kept
+    counts = np.isfinite(losses).sum(0)
+    means: NDArray[np.float64] = np.where(counts > 0, np.nansum(losses, axis=0) / np.maximum(counts, 1), np.nan)
+    return means
+
+
+__all__ = ["head_losses", "held_out", "mean_losses", "split"]

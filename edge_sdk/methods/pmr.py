@@ -1,0 +1,145 @@
+"""PMR: prototypical modal rebalance, over prototypes that the server keeps (Fed-PMR-Async).
+
+Source: Fan, Xu, Wang, Wang, Guo, "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023,
+arXiv:2211.07089; its asynchronous form is a baseline of MBA, whose paper says "decayed aggregation" of prototypes.
+
+    client   s_m = mean_i softmax(−‖h_{i,m} − c_m‖)_{y_i},   r_m = mean of the other scores / s_m
+             coef_m = clip(r_m − 1, 0, 1)                    no gradient; only the slower modalities are stimulated
+             L = CE + strength · Σ_m coef_m · CE(−‖h_m − c_m‖, y)
+             reports c_{n,m} (means of h_m by class, after training, evaluation mode) and their counts
+    server   θ ← (1 − r) θ + r θ_n,   r = alpha (τ + 1)^−a
+             c_{j,m} ← c_{n,j,m} if nobody had class j, else (1 − κ) c_{j,m} + κ c_{n,j,m},
+             κ = (1 − momentum)(τ + 1)^−a
+
+Differs from the source: any number of modalities; prototypes come from the whole local set and from all clients;
+κ falls with staleness as the rate of the weights does; PER, the entropy term, is left out (it is absent from the public
+code too); the public code has the constant `strength` in the place of the clipped coefficient. Classes without a
+prototype are masked out of the softmax, and rows of such a class have no term. `rounds` counts a device's own local
+rounds with the term (0: all), where the source stimulates in the first two thirds. Until the server has prototypes, CE
+alone. Scores are means over the rows that have the modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own idiom)
+from numpy.typing import NDArray
+from pydantic import Field
+
+from edge_sdk.core.records import Array
+from edge_sdk.core.spec import Model
+from edge_sdk.learn import prototypes, scores, staleness
+from edge_sdk.learn.local_training import full_pass
+from edge_sdk.learn.records import Batch, ClientContext, Out, Rates, State, UpdateView
+from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, PayloadField, PayloadSchema
+
+ROUNDS = "pmr/rounds"  # local rounds of this device so far, in its memory
+
+
+class Config(Model):
+    """Options of PMR."""
+
+    alpha: float = Field(default=0.9, gt=0, le=1)  # mixing rate of the weights
+    a: float = Field(default=0.5, ge=0)  # exponent of the staleness decay
+    momentum: float = Field(default=0.2, ge=0, le=1)  # what an old prototype keeps; ε of the source
+    strength: float = Field(default=1.0, ge=0)  # α of the source, 1 to 3
+    rounds: int = Field(default=0, ge=0)  # local rounds with prototype terms; 0: all
+
+
+def stimulation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns coef_m = clip(mean of the other scores / s_m − 1, 0, 1), (M,) -> (M,)."""
+    coefficients: NDArray[np.float64] = np.clip(1.0 / scores.ratios(values) - 1.0, 0.0, 1.0)
+    return coefficients
+
+
+def kappa(tau: float, momentum: float, a: float) -> float:
+    """Returns κ = (1 − momentum)(τ + 1)^−a."""
+    return (1.0 - momentum) * staleness.polynomial(tau, a)
+
+
+class Client(ClientRule[Config]):
+    """Fused training in which slow modalities are drawn towards the prototypes of their classes."""
+
+    def begin(self, ctx: ClientContext) -> None:
+        done = int(ctx.memory.get(ROUNDS, np.zeros(1, np.int64))[0])
+        ctx.scratch["tables"] = {}
+        if not self.config.rounds or done < self.config.rounds:
+            ctx.scratch["tables"] = {
+                m: (torch.tensor(ctx.job.extras[f"prototypes.{m}"]), torch.tensor(ctx.job.extras[f"counts.{m}"]) > 0)
+                for m in ctx.phase.modalities
+                if f"prototypes.{m}" in ctx.job.extras
+            }
+
+    def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
+        yield from super().loss_terms(ctx, batch, out)
+        logits = self._logits(ctx, batch, out)
+        if len(logits) < 2:
+            return
+        values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
+        for (z, y), coefficient in zip(logits.values(), stimulation(values).tolist(), strict=True):
+            if coefficient and self.config.strength:
+                yield self.config.strength * coefficient, F.cross_entropy(z, y)
+
+    def _logits(self, ctx: ClientContext, batch: Batch, out: Out) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Returns −distances and classes of the rows that have the modality and whose class has a prototype."""
+        found = {}
+        here = scores.present(batch, ctx.spec.modality_names)
+        for m, (table, known) in ctx.scratch["tables"].items():
+            rows = here[m] & known[batch.y]
+            if rows.any():
+                found[m] = prototypes.logits(out.features[m][rows], table, known), batch.y[rows]
+        return found
+
+    def end(self, ctx: ClientContext) -> None:
+        if self.config.rounds:
+            ctx.memory[ROUNDS] = ctx.memory.get(ROUNDS, np.zeros(1, np.int64)) + 1
+
+    def payload(self, ctx: ClientContext) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        rows = ctx.samples.rows
+        here = scores.present(ctx.samples.batch(rows), ctx.spec.modality_names)
+        for m in ctx.phase.modalities:
+            h = full_pass(ctx, lambda batch, m=m: ctx.model.encode(batch.x, (m,))[m])  # type: ignore[misc]
+            table, counts = prototypes.local(h[here[m]], ctx.samples.y[rows][here[m]], ctx.num_classes)
+            found |= {f"prototypes.{m}": table.astype(np.float32), f"counts.{m}": counts}
+        return found
+
+
+class Server(AsyncServerRule[Config]):
+    """FedAsync's mixing, and one table of prototypes per modality.
+
+    State: "prototypes/<m>" (C, D); "counts/<m>" (C,) samples reported so far, 0 for a class without a prototype.
+    """
+
+    def extras(self, state: State, device: str) -> dict[str, Array]:
+        known = [m for m in self.spec.modality_names if f"counts/{m}" in state]
+        tables = {f"prototypes.{m}": state[f"prototypes/{m}"].astype(np.float32) for m in known}
+        return tables | {f"counts.{m}": state[f"counts/{m}"].astype(np.int64) for m in known}
+
+    def rates(self, state: State, update: UpdateView) -> tuple[Rates, State]:
+        c, patch = self.config, {}
+        empty = np.zeros((len(self.spec.classes), self.spec.model.feature_dim))
+        for m in self.spec.modality_names:
+            if f"prototypes.{m}" in update.payload and f"counts.{m}" in update.payload:
+                patch[f"prototypes/{m}"], patch[f"counts/{m}"] = prototypes.follow(
+                    state.get(f"prototypes/{m}", empty), state.get(f"counts/{m}", empty[:, 0]),
+                    new=np.asarray(update.payload[f"prototypes.{m}"], np.float64),
+                    counts=np.asarray(update.payload[f"counts.{m}"], np.float64),
+                    kappa=kappa(update.staleness, c.momentum, c.a),
+                )  # fmt: skip
+        return Rates.same(update.modules, c.alpha * staleness.polynomial(update.staleness, c.a)), patch
+
+    def figures(self, state: State) -> dict[str, float]:
+        known = [m for m in self.spec.modality_names if f"counts/{m}" in state]
+        return {f"prototypes.{m}": float((state[f"counts/{m}"] > 0).sum()) for m in known}
+
+
+UPLOADS = PayloadSchema(
+    (PayloadField("prototypes.{modality}", ("C", "D")), PayloadField("counts.{modality}", ("C",), "int64", low=0))
+)
+METHOD = Method("pmr", Config, Client, Server, "arXiv:2211.07089", UPLOADS, sends=("prototypes",))
+
+__all__ = ["METHOD", "Client", "Config", "Server", "kappa", "stimulation"]

@@ -1,0 +1,23 @@
+"""The names under which compositions were published, as aliases of the methods that they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_sdk.methods import fedasync, g_blend, harmony, modality_mirror, ogm_ge, pmr
+
+FED_CONCAT_ASYNC = replace(fedasync.METHOD, name="fed_concat_async")
+FED_OGM_GE_ASYNC = replace(ogm_ge.METHOD, name="fed_ogm_ge_async")
+FED_PMR_ASYNC = replace(pmr.METHOD, name="fed_pmr_async")
+FED_G_BLEND_ASYNC = replace(g_blend.METHOD, name="fed_g_blend_async")
+HARMONY_ASYNC = replace(harmony.METHOD, name="harmony_async")
+MODALITY_MIRROR_ASYNC = replace(modality_mirror.METHOD, name="modality_mirror_async")
+
+__all__ = [
+    "FED_CONCAT_ASYNC",
+    "FED_G_BLEND_ASYNC",
+    "FED_OGM_GE_ASYNC",
+    "FED_PMR_ASYNC",
+    "HARMONY_ASYNC",
+    "MODALITY_MIRROR_ASYNC",
+]

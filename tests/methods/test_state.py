@@ -1,0 +1,38 @@
+"""A server rule's state comes back from a journal bit for bit, and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge_sdk.codecs.wire import pack_array, unpack_array
+from edge_sdk.core import registry
+from edge_sdk.methods.base import find
+from tests.helpers import guards, learning
+
+NAMES = [name for name in registry.names("methods") if find(name).mode == "async"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_survives_the_wire(name: str) -> None:
+    spec = learning.spec(3, method=name)
+    rule = find(name).server_rule({}, spec)
+    reports = [guards.play(name, learning.round_data(20, 3, seed=n)).payload for n in range(3)]
+    live, stored = dict(rule.init()), dict(rule.init())
+    for version in range(9):
+        made = learning.update_view(f"d{version % 3}", version, staleness=version % 4, modalities=learning.NAMES)
+        view = replace(made, payload=reports[version % 3])
+        rates, patch = rule.rates(live, view)
+        again, same = rule.rates(stored, view)
+        assert again == rates
+        assert patch.keys() == same.keys()
+        live.update(patch)
+        stored.update({key: unpack_array(pack_array(np.asarray(value))) for key, value in same.items()})
+        assert live.keys() == stored.keys()
+        assert all(np.array_equal(live[key], stored[key]) for key in live)
+        assert rule.figures(live) == rule.figures(stored)
+        down, down_stored = rule.extras(live, "d0"), rule.extras(stored, "d0")
+        assert all(np.array_equal(down[key], down_stored[key]) and np.isfinite(down[key]).all() for key in down)
+        assert rule.stage(live, "d0") == rule.stage(stored, "d0")
