@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from importlib.util import find_spec
+
+import pytest
 
 # Folders and files whose tests need more than a bare device agent has, by the library they need. Where the library is
 # missing they are not even collected, because the code that they import imports it.
@@ -29,3 +33,13 @@ collect_ignore_glob = [
     for place in places
     for pattern in ((place,) if place.endswith(".py") else (f"{place}/*",))
 ]
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_was() -> Iterator[None]:
+    """The commands set up the root logger, as programs may; a test that runs one must not silence the next test."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -69,7 +70,9 @@ class ModelledCompute(Compute):
         self._pool: Executor | None = None
         if workers > 0:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer)
+            self._pool = ProcessPoolExecutor(
+                workers, mp_context=context, initializer=_start_worker, initargs=(initializer,)
+            )
 
     async def run(self, lane: str, cost_ns: int, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if lane != TRAIN:
@@ -154,8 +157,21 @@ def _start_child(niceness: int, initializer: Callable[[], None] | None) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     os.nice(niceness)
+    _start_worker(initializer)
+
+
+def _start_worker(initializer: Callable[[], None] | None) -> None:
+    threading.Thread(target=_end_with_parent, name="edge-parent", daemon=True).start()
     if initializer is not None:
         initializer()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers; they would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _end_children(executor: Executor) -> None:

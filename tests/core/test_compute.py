@@ -4,10 +4,13 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edge_sdk.core.clock import NS, VirtualClock, WallClock, run_virtual
@@ -15,6 +18,16 @@ from edge_sdk.core.compute import SHORT, TRAIN, FieldCompute, InlineCompute, Mod
 from edge_sdk.core.errors import ComputeError
 
 _MARK: list[str] = []
+PARENT = """
+import asyncio, os
+from edge_sdk.core.compute import TRAIN, FieldCompute
+
+async def main():
+    print(await FieldCompute().run(TRAIN, 0, os.getpid), flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
 
 
 def square(x: int, *, plus: int = 0) -> int:
@@ -143,6 +156,14 @@ class TestField:
             await compute.aclose()
 
         asyncio.run(main())
+
+    def test_a_parent_that_is_killed_leaves_no_child_behind(self) -> None:
+        parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.communicate()
+        child.wait(timeout=30)  # raises if it lives on
 
     def test_closing_does_not_wait_for_training(self, tmp_path: Path) -> None:
         async def main() -> float:
