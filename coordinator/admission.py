@@ -85,6 +85,7 @@ class Admission:
     def __init__(self, config: AdmissionConfig, spec: FederationSpec, method: Method, journal: Journal) -> None:
         self._config = config
         self._spec = spec
+        self._chain = "".join(spec.codec.up.split())  # as headers have it
         self._method = method
         self._norms = deque(journal.norms, NORMS)
         self._rollbacks: tuple[Rollback, ...] = journal.rollbacks
@@ -129,8 +130,8 @@ class Admission:
         """Checks for which federation an update was made."""
         if header.spec_digest != self._spec.digest:
             raise UpdateRejected(Reason.SPEC_CHANGED, f"made for spec {header.spec_digest}, now {self._spec.digest}")
-        if header.chain != self._spec.codec.up:
-            raise UpdateRejected(Reason.MALFORMED, f"codec {header.chain!r}, expected {self._spec.codec.up!r}")
+        if header.chain != self._chain:
+            raise UpdateRejected(Reason.MALFORMED, f"codec {header.chain!r}, expected {self._chain!r}")
 
     def check_task(self, header: UpdateHeader, task: OpenTask | None, *, now_ns: int) -> None:
         """Checks that the update answers an open task of its device, with sane numbers, and not too often."""

@@ -37,6 +37,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("coordinator.demo.run", "four devices learn together from real data over a real broker"),
     "simulate": ("coordinator.simulation.commands", "run a whole federation in one process, under virtual time"),
     "status": ("coordinator.commands.status", "say what a store holds"),
+    "pause": ("coordinator.commands.pause", "let a running coordinator give out no more tasks"),
+    "resume": ("coordinator.commands.resume", "let it give out tasks again"),
     "versions": ("coordinator.commands.versions", "list the published versions that are held"),
     "rollback": ("coordinator.commands.rollback", "make the tensors of an earlier version the next one"),
     "enroll": ("coordinator.commands.enroll", "let a device take part; prints its configuration"),
@@ -85,6 +87,10 @@ def _run(name: str, arguments: list[str]) -> int:
         return command.run(args)
     except EdgeError as error:
         sys.stderr.write(f"{PROGRAM} {name}: {error}\n")
+        return WRONG
+    except OSError as error:  # a folder that is not there, a disk that is full: the user's to mend, not a bug
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{PROGRAM} {name}: {where}{error.strerror or error}\n")
         return WRONG
     except KeyboardInterrupt:
         return 130

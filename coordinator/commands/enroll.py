@@ -14,7 +14,7 @@ from coordinator.commands.output import config_argument, say
 from coordinator.commands.serve import broker_folder, federation_of
 from coordinator.config import CoordinatorConfig, read_config
 from coordinator.store.maintenance import enrol
-from edge_sdk.core.spec import FederationSpec
+from edge_sdk.core.spec import FederationSpec, ModalitySpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="id of the device: letters, digits, - and _")
     config_argument(parser)
     parser.add_argument("--host", help="where the device reaches the broker; default: as in the configuration")
+    parser.add_argument("--state-dir", help="where the device keeps its state; default: NAME-state beside its file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,11 +30,11 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args.config)
     spec = federation_of(config, args.config)
     enrol(config.store.dir, args.name)
-    say(
-        device_toml(
-            args.name, spec, config, host=args.host or config.broker.host, password=_password(config, args.name)
-        )
-    )
+    host = args.host or ("127.0.0.1" if config.broker.host in ("", "0.0.0.0") else config.broker.host)
+    state = args.state_dir or f"{args.name}-state"
+    say(device_toml(args.name, spec, config, host=host, password=_password(config, args.name), state=state))
+    if not args.host and config.broker.host in ("", "0.0.0.0", "127.0.0.1", "localhost"):
+        sys.stderr.write(f"{args.name} will look for the broker on its own machine; --host names another one\n")
     if config.admission.enrolment == "open":
         sys.stderr.write("enrolment is open: the coordinator takes every device (enrolment under [admission])\n")
     return 0
@@ -49,14 +50,16 @@ def _password(config: CoordinatorConfig, name: str) -> str:
     return add_user(folder / "broker.passwd", name)
 
 
-def device_toml(name: str, spec: FederationSpec, config: CoordinatorConfig, *, host: str, password: str) -> str:
-    """Returns a device's configuration, its sensors to be filled in."""
+def device_toml(
+    name: str, spec: FederationSpec, config: CoordinatorConfig, *, host: str, password: str, state: str
+) -> str:  # fmt: skip
+    """Returns a device's configuration; it works as it is, with made-up sensors."""
     secret = f"password = {json.dumps(password)}" if password else '# password_file = "/etc/edge-sdk/password"'
     lines = [
         "[device]",
         f'id = "{name}"',
         f'federation = "{spec.name}"',
-        f'state_dir = "/var/lib/edge-sdk/{name}"',
+        f"state_dir = {json.dumps(state)}",
         "",
         "[broker]",
         f"host = {json.dumps(host)}",
@@ -72,8 +75,20 @@ def device_toml(name: str, spec: FederationSpec, config: CoordinatorConfig, *, h
             f"# {m.name}: windows of {shape}{rate}; `edge-sdk detect` finds what is connected",
             f"[sensors.{m.name}]",
         ]
-        lines += ['driver = "synthetic"  # put the real one here']
+        lines += ['driver = "synthetic"  # made up: put the real one here', f"options = {{ {_options(m)} }}"]
+    lines += ["", "# labels that `edge-sdk label` sends; without any label a device predicts but does not train"]
+    lines += ["[labels.keys]", 'source = "mqtt"']
     return "\n".join(lines)
+
+
+def _options(modality: ModalitySpec) -> str:
+    """Returns what makes the synthetic sensor deliver samples of the modality's shape."""
+    kind, *sizes = {
+        1: ("feature", "channels"), 2: ("sine", "channels"), 3: ("image", "channels", "height", "width")
+    }[len(modality.shape)]  # fmt: skip
+    rate = f", rate_hz = {modality.rate_hz:g}" if modality.rate_hz else ""
+    given = ", ".join(f"{name} = {n}" for name, n in zip(sizes, modality.shape, strict=False))
+    return f'kind = "{kind}", {given}{rate}'
 
 
 __all__ = ["add_arguments", "device_toml", "run"]

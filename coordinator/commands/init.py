@@ -6,12 +6,16 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from coordinator.commands.output import say
+from edge_sdk.core import registry
+from edge_sdk.core.config import parse
 from edge_sdk.core.errors import ConfigError
-from edge_sdk.core.spec import FederationSpec, MethodSpec, ModalitySpec
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.transport.topics import identifier
 
-_MODALITY = re.compile(r"([A-Za-z0-9_-]+)=(\d+(?:x\d+){0,2})(?:@([0-9.]+))?")
+_MODALITY = re.compile(r"([A-Za-z0-9_-]+)=(\d+(?:x\d+){0,2})(?:@(\d+(?:\.\d+)?))?")
 
 _TEMPLATE = """\
 [federation]
@@ -60,17 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the configuration and the federation beside it."""
+    identifier("--name", args.name)
     federation = args.config.with_name(f"{args.name}.json")
     for path in (args.config, federation):
         if path.exists():
             raise ConfigError(f"{path}: exists already; give another name")
+    _check_method(args.method)
     spec = _of_dataset(args) if args.dataset else _of_flags(args)
     evaluate = f"dataset = {json.dumps(args.dataset)}\n" if args.dataset else '# dataset = "test.npz"\n'
     evaluate += f"data = {json.dumps(str(args.data.resolve()))}\n" if args.data else ""
     args.config.parent.mkdir(parents=True, exist_ok=True)
     federation.write_text(json.dumps(spec.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     args.config.write_text(_TEMPLATE.format(federation=federation.name, evaluate=evaluate), encoding="utf-8")
-    say(f"{args.config} and {federation.name} written; next: edge-coordinator serve {args.config}")
+    say(f"{args.config} and {federation.name} written; next:")
+    say(f"  edge-coordinator serve {args.config}")
+    say(f"  edge-coordinator enroll NAME {args.config} > NAME.toml   # for every device")
     return 0
 
 
@@ -85,22 +93,25 @@ def _of_dataset(args: argparse.Namespace) -> FederationSpec:
 def _of_flags(args: argparse.Namespace) -> FederationSpec:
     if not args.modality or len(args.classes) < 2:
         raise ConfigError("give --dataset, or at least one --modality NAME=SHAPE and two --class NAME")
-    modalities = []
-    for text in args.modality:
-        found = _MODALITY.fullmatch(text)
-        if found is None:
-            raise ConfigError(f"--modality {text!r}: expected NAME=SHAPE or NAME=SHAPE@HZ, for instance acc=3x128@50")
-        shape = tuple(int(n) for n in found[2].split("x"))
-        modalities.append(ModalitySpec(name=found[1], shape=shape, rate_hz=float(found[3] or 0.0)))
-    try:
-        return FederationSpec(
-            name=args.name,
-            modalities=tuple(modalities),
-            classes=tuple(args.classes),
-            method=MethodSpec(name=args.method),
-        )
-    except ValueError as error:
-        raise ConfigError(f"these do not make a federation: {error}") from error
+    raw = {
+        "name": args.name, "modalities": [_modality(text) for text in args.modality], "classes": args.classes,
+        "method": {"name": args.method},
+    }  # fmt: skip
+    return parse(raw, FederationSpec, "federation")
+
+
+def _modality(text: str) -> dict[str, Any]:
+    found = _MODALITY.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"--modality {text!r}: expected NAME=SHAPE or NAME=SHAPE@HZ, for instance acc=3x128@50")
+    return {"name": found[1], "shape": [int(n) for n in found[2].split("x")], "rate_hz": float(found[3] or 0.0)}
+
+
+def _check_method(name: str) -> None:
+    """Names an unknown method now, without loading any; whether two halves go together is seen when it is served."""
+    for half in name.split("+"):
+        if half not in registry.names("methods"):
+            raise ConfigError(f"--method {name}: no method {half!r}; there are {', '.join(registry.names('methods'))}")
 
 
 __all__ = ["add_arguments", "run"]

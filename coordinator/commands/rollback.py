@@ -8,6 +8,7 @@ import json
 from coordinator.commands.output import answer, config_argument, json_argument
 from coordinator.commands.serve import open_store
 from coordinator.config import read_config
+from coordinator.store.lock import check_free
 from coordinator.store.maintenance import summary
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.spec import FederationSpec
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from coordinator.service.ledger import Ledger
 
     config = read_config(args.config)
+    check_free(config.store.dir)
     found = summary(config.store.dir)
     held = {v.id.number: v.id for v in found.journal.versions if v.id.lineage == found.lineage}
     if args.number not in held:

@@ -1,12 +1,14 @@
 """`edge-coordinator serve`: runs a federation until a stop criterion, SIGINT or SIGTERM.
 
-SIGUSR1 pauses (no more tasks), SIGUSR2 resumes.
+SIGUSR1 pauses (no more tasks), SIGUSR2 resumes: what `edge-coordinator pause` and `resume` send.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -14,11 +16,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from coordinator.commands.output import config_argument
+from coordinator.commands.signalling import PAUSE, RESUME
 from coordinator.config import CoordinatorConfig, read_config
 from coordinator.preparation import split
 from coordinator.service import Coordinator
 from coordinator.store import Store
 from coordinator.store.files import map_arrays, read_tensors
+from coordinator.store.lock import check_free
 from edge_sdk import datasets
 from edge_sdk.core import registry
 from edge_sdk.core.clock import WallClock
@@ -28,6 +32,8 @@ from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.events import JsonLines, ignore
 from edge_sdk.core.records import Dataset, ModelTensors
 from edge_sdk.core.spec import FederationSpec
+
+log = logging.getLogger(__name__)
 
 USER = "coordinator"  # with the embedded broker
 
@@ -43,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Serves."""
     config = read_config(args.config, {} if args.port is None else {"broker.port": args.port})
     spec = federation_of(config, args.config)
+    check_free(config.store.dir)
     test = held_out(config)
     with broker(config) as address:
         asyncio.run(_serve(config, spec, address, test=test, events=args.events))
@@ -75,16 +82,32 @@ def broker(config: CoordinatorConfig) -> Iterator[BrokerConfig]:
         yield config.broker
         return
     from edge_sdk.transport.embedded import EmbeddedBroker
-    from edge_sdk.transport.passwords import add_user
 
     folder = broker_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     host, port = config.broker.host, config.broker.port
     passwords = folder / "broker.passwd"
-    password = add_user(passwords, USER)
+    password = _own_password(folder, passwords)
     with EmbeddedBroker(host, port, state_dir=folder, password_file=passwords):
         reach = "127.0.0.1" if host in ("0.0.0.0", "") else host
         yield BrokerConfig(host=reach, port=port, username=USER, password=password)
+
+
+def _own_password(folder: Path, passwords: Path) -> str:
+    """Returns the coordinator's password with the embedded broker, made once.
+
+    A new one at every start would lock out a coordinator that runs already, when a second one is started by mistake.
+    """
+    from edge_sdk.transport.passwords import add_user, read_password_file, verify
+
+    path = folder / "coordinator.password"
+    known = read_password_file(passwords).get(USER, "") if passwords.exists() else ""
+    if path.exists() and verify(path.read_text(encoding="utf-8").strip(), known):
+        return path.read_text(encoding="utf-8").strip()
+    password = add_user(passwords, USER)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(password + "\n")
+    return password
 
 
 def broker_folder(config: CoordinatorConfig) -> Path:
@@ -97,6 +120,7 @@ async def _serve(
 ) -> None:  # fmt: skip
     from edge_sdk.transport.mqtt import MqttTransport
 
+    log.info("federation %r: store %s, broker %s:%d", spec.name, config.store.dir, address.host, address.port)
     clock, compute = WallClock(), FieldCompute()
     with ExitStack() as stack:
         observer = stack.enter_context(JsonLines(events, clock)) if events else ignore
@@ -131,7 +155,7 @@ async def _until_signalled(center: Coordinator) -> None:
     task = loop.create_task(center.run(), name="coordinator")
     handlers: dict[signal.Signals, Callable[[], object]] = {
         signal.SIGINT: task.cancel, signal.SIGTERM: task.cancel,
-        signal.SIGUSR1: center.pause, signal.SIGUSR2: center.resume,
+        PAUSE: center.pause, RESUME: center.resume,
     }  # fmt: skip
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)

@@ -30,7 +30,9 @@ def facts(found: Summary) -> dict[str, Any]:
     best = max(scored, key=lambda v: v.acc or 0.0, default=None)
     return {
         "federation": found.about.federation,
-        "running": found.running,
+        "running": found.holder is not None,
+        "state": "stopped" if found.holder is None else found.holder.state or "starting, or another command",
+        "pid": None if found.holder is None else found.holder.pid,
         "lineage": found.lineage,
         "version": found.number,
         "updates": found.updates,

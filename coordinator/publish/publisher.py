@@ -66,6 +66,7 @@ class Publisher:
         self._held: dict[int, Stored] = {}
         self._sent_ns: dict[int, int] = {}  # slot → when it was last filled
         self._pending: Snapshot | None = None
+        self._released = False
         self._resend = False
         self._working = False
         self._wake = asyncio.Event()
@@ -124,8 +125,13 @@ class Publisher:
         self.idle.clear()
         self._wake.set()
 
-    def connected(self) -> None:
-        """The connection is new: an embedded broker has forgotten everything."""
+    def hold(self) -> None:
+        """The federation may be another coordinator's: nothing goes out until `release`."""
+        self._released = False
+
+    def release(self) -> None:
+        """The federation is ours, on a new connection: an embedded broker has forgotten everything."""
+        self._released = True
         self._busy_since_ns = self._busy_since_ns if self.busy else self._clock.now_ns()
         self._resend = True
         self.idle.clear()
@@ -201,6 +207,8 @@ class Publisher:
         return True
 
     async def _retain(self, topic: str, payload: bytes) -> bool:
+        if not self._released:
+            return False  # everything goes out once more when the federation is ours
         try:
             await self._transport.publish(topic, payload, retain=True)
         except NotConnected:

@@ -114,10 +114,13 @@ class Coordinator:
     async def _open(self) -> None:
         opened = await self._compute.run(STORE, 0, self.ledger.open, self._init, self.config.schedule.seed)
         self._criteria.start()
+        self._store.note(self._state)
         self.publisher.recover(opened.journal.versions, opened.journal.rollbacks, self._store.lineage)
         self.claim = Claim(secrets.token_hex(8), self._store.lineage, self.spec.name, self._clock)
         self.mail = Mail(self._transport, self._topics)
-        self.door = Door(self.fleet, store=self._store, mail=self.mail, compute=self._compute, emit=self._emit)
+        self.door = Door(
+            self.fleet, store=self._store, mail=self.mail, compute=self._compute, clock=self._clock, emit=self._emit
+        )
         await self.door.read_list()
         self.desk = Desk(
             self.config, self.spec, opened.journal, ledger=self.ledger, fleet=self.fleet, publisher=self.publisher,
@@ -130,7 +133,7 @@ class Coordinator:
         )  # fmt: skip
         self.reception = Reception(
             self.spec, self.claim, door=self.door, updates=self.updates, publisher=self.publisher, mail=self.mail,
-            lineage=self._store.lineage, emit=self._emit,
+            lineage=self._store.lineage, clock=self._clock, emit=self._emit,
         )  # fmt: skip
         if not opened.new:
             self._emit(events.Recovered(self.ledger.number, opened.replayed, opened.same_bits))
@@ -155,6 +158,7 @@ class Coordinator:
 
     async def _after(self) -> None:
         """What may have become possible or necessary, after every message and every alarm."""
+        await self.reception.look_again()
         await self.desk.lapse()
         self.updates.ask_missing()
         await self._keep_house()
@@ -227,7 +231,10 @@ class Coordinator:
         now_ns = self._clock.now_ns()
         publish_ns = self.publisher.ready_ns if self._behind() and not self.publisher.busy else None
         probation_ns = self.claim.until_ns if self.claim.until_ns > now_ns else None
-        self._alarm.set([self._criteria.due_ns, publish_ns, probation_ns, self.desk.next_ns, self.updates.next_ns])
+        lobby_ns = self.reception.lobby.next_ns if self.claim.settled else None
+        self._alarm.set(
+            [self._criteria.due_ns, publish_ns, probation_ns, lobby_ns, self.desk.next_ns, self.updates.next_ns]
+        )
 
     def pause(self) -> None:
         """Gives out no more tasks; updates under way are still taken."""
@@ -246,6 +253,7 @@ class Coordinator:
     def _set_state(self, state: str, reason: str) -> None:
         if state != self._state:
             self._state = self.publisher.state = state
+            self._store.note(state)
             self._emit(events.StateChanged(state, reason))
 
     def stop(self, reason: str = "asked to") -> None:

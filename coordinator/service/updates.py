@@ -22,13 +22,14 @@ from coordinator.store import Entry, Journal, Store
 from coordinator.store.base import Floats
 from edge_sdk.codecs import wire
 from edge_sdk.codecs.chain import peek_update, raw_bytes
-from edge_sdk.codecs.chunks import Assembled
+from edge_sdk.codecs.chunks import Assembled, Preamble
 from edge_sdk.codecs.headers import UpdateHeader
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.compute import SHORT, Compute
 from edge_sdk.core.errors import (
     CodecError,
     EdgeError,
+    NonFinite,
     Reason,
     ShapeMismatch,
     StoreError,
@@ -80,8 +81,7 @@ class Updates:
         try:
             done = self._intake.add(device, payload, now_ns)
         except CodecError as error:
-            key = peek_key(payload)
-            self._refuse(device, key, "", error)
+            self._refuse(device, _sender(payload), "", error)
             return
         if done is not None:
             await self._take(device, done, now_ns)
@@ -122,6 +122,10 @@ class Updates:
         reply = admission.applied(entry, self._store.lineage)
         self._desk.scheduler.close(entry.task)
         member.may_renew = False
+        log.info(
+            "%s: update %d made version %d (staleness %d, %s)", entry.key.device, entry.key.sequence, entry.version,
+            staleness, ", ".join(entry.modalities),
+        )  # fmt: skip
         self._emit(self._applied(entry, inspected.update, seen_ns))
         return reply
 
@@ -237,7 +241,17 @@ def _reason(error: EdgeError) -> tuple[Reason, str]:
         return error.reason, error.detail
     if isinstance(error, StoreError):
         return Reason.STORE, str(error)
-    return (Reason.SHAPE if isinstance(error, ShapeMismatch) else Reason.MALFORMED), str(error)
+    kinds = ((ShapeMismatch, Reason.SHAPE), (NonFinite, Reason.NON_FINITE))
+    return next((reason for kind, reason in kinds if isinstance(error, kind)), Reason.MALFORMED), str(error)
+
+
+def _sender(chunk: bytes) -> UpdateKey | None:
+    """Returns whose update a refused chunk belongs to; one that was damaged on the way counts as lost instead."""
+    try:
+        Preamble.parse(chunk)
+    except WireFormatError:
+        return None
+    return peek_key(chunk)
 
 
 def _view(update: Update, number: int, staleness: int) -> UpdateView:

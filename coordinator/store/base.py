@@ -228,6 +228,9 @@ class Store(ABC):
     def enrolled(self) -> frozenset[str]:
         """Returns the devices that were enrolled by hand."""
 
+    def note(self, state: str) -> None:  # noqa: B027  nothing to write where nobody can look
+        """Tells those who look at the store from outside what its holder does; "" while it is not serving."""
+
     @abstractmethod
     def close(self) -> None:
         """Lets the store go; may be called twice."""

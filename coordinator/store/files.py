@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import struct
 from collections.abc import Mapping
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -147,32 +145,7 @@ def _state(listing: list[tuple[str, list[int]]], values: Array) -> dict[str, Flo
     return state
 
 
-def lock(path: Path) -> TextIOWrapper:
-    """Returns the open lock file; StoreError if another process has it.
-
-    The kernel lets the lock go with the process, however that ends: a killed coordinator leaves none behind.
-    """
-    try:
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise StoreError(
-            f"{path.parent}: in use by another process (pid {holder}); stop that coordinator first"
-        ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
 __all__ = [
-    "lock",
     "map_arrays",
     "pack_checkpoint",
     "pack_tensors",

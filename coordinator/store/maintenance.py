@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coordinator.store import files, rows
 from coordinator.store.base import About, Journal, Stored, new_lineage
+from coordinator.store.lock import FILES, Holder, holder
 from coordinator.store.sqlite import DATABASE, connect, stem
 from edge_sdk.core.errors import StoreError
 from edge_sdk.transport.topics import identifier
@@ -28,7 +29,12 @@ class Summary:
     updates: int  # applied, rollbacks not counted
     journal: Journal
     bytes: int  # on disk
-    running: bool  # a coordinator has it open
+    holder: Holder | None  # the process that has it open
+
+    @property
+    def running(self) -> bool:
+        """Says whether a process has it open."""
+        return self.holder is not None
 
 
 @contextmanager
@@ -59,16 +65,7 @@ def summary(folder: Path) -> Summary:
         journal = rows.read_journal(db, 0)
         lineage = rows.read_meta(db, "lineage")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Summary(about, lineage, number, updates, journal, size, in_use(folder))
-
-
-def in_use(folder: Path) -> bool:
-    """Says whether a process has the store open."""
-    try:
-        files.lock(folder / "lock").close()
-    except StoreError:
-        return True
-    return False
+    return Summary(about, lineage, number, updates, journal, size, holder(folder))
 
 
 def version_file(folder: Path, stored: Stored) -> Path:
@@ -88,9 +85,15 @@ def backup(folder: Path, target: Path) -> None:
         try:
             _copy(folder, target)
         except FileNotFoundError as error:  # pruned between the list and the copy: the next list lacks it
+            made = target.exists()
             shutil.rmtree(target, ignore_errors=True)
+            if not made:
+                raise StoreError(f"{target}: cannot be made: {error.strerror}") from error
             if attempt == _ATTEMPTS - 1:
                 raise StoreError(f"{folder}: changes too fast to be copied: {error.filename}") from error
+        except StoreError:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
         except (OSError, sqlite3.Error) as error:
             shutil.rmtree(target, ignore_errors=True)
             raise StoreError(f"{target}: cannot be written: {error}") from error
@@ -99,13 +102,14 @@ def backup(folder: Path, target: Path) -> None:
 
 
 def _copy(folder: Path, target: Path) -> None:
-    for name in ("checkpoints", "versions"):
-        (target / name).mkdir(parents=True)
-    with reading(folder) as source, closing(sqlite3.connect(target / DATABASE)) as copy:
-        source.backup(copy)
-        names = [f"checkpoints/{name}" for name in rows.checkpoint_files(copy)]
-        for stored in rows.read_versions(copy):
-            names += [f"versions/{stem(stored.id)}.{kind}" for kind in ("safetensors", "edsm")]
+    with reading(folder) as source:
+        for name in ("checkpoints", "versions"):
+            (target / name).mkdir(parents=True)
+        with closing(sqlite3.connect(target / DATABASE)) as copy:
+            source.backup(copy)
+            names = [f"checkpoints/{name}" for name in rows.checkpoint_files(copy)]
+            for stored in rows.read_versions(copy):
+                names += [f"versions/{stem(stored.id)}.{kind}" for kind in ("safetensors", "edsm")]
     for name in names:
         shutil.copy2(folder / name, target / name)
     with suppress(FileNotFoundError):
@@ -128,7 +132,7 @@ def restore(source: Path, folder: Path) -> str:
             raise StoreError(f"{source}: is no backup of a store")
     lineage = new_lineage()
     try:
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FILES))
         with closing(connect(folder / DATABASE)) as db:
             db.execute("BEGIN IMMEDIATE")
             rows.write_meta(db, "lineage", lineage)
@@ -149,4 +153,4 @@ def enrol(folder: Path, device: str) -> None:
         files.write_atomically(path, "".join(f"{name}\n" for name in [*known, device]).encode())
 
 
-__all__ = ["Summary", "backup", "enrol", "in_use", "reading", "restore", "summary", "version_file"]
+__all__ = ["Summary", "backup", "enrol", "reading", "restore", "summary", "version_file"]

@@ -36,7 +36,7 @@ class MemoryStore(Store):
     def __init__(self, *, keep: str = "recovery", devices: tuple[str, ...] = (), lineage: str | None = None) -> None:
         self.lineage = lineage or new_lineage()
         self._keep = keep
-        self._devices = frozenset(devices)
+        self.devices = frozenset(devices)
         self._about: About | None = None
         self._taken = False
         self._entries: dict[int, Entry] = {}
@@ -158,7 +158,7 @@ class MemoryStore(Store):
         self.close_tasks(tuple(undone))
 
     def enrolled(self) -> frozenset[str]:
-        return self._devices
+        return self.devices
 
     def close(self) -> None:
         self._taken = False

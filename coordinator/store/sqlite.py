@@ -1,7 +1,7 @@
 """The store on disk: SQLite in WAL mode, and safetensors files beside it.
 
     store/
-      lock                            held by the process that uses the store
+      lock, presence                  held by the process that uses the store (`store.lock`)
       coordinator.db                  journal, receipts, tasks, lists of the files below
       enrolled.txt                    one device per line; `edge-coordinator enroll` appends
       checkpoints/<number>.safetensors
@@ -18,7 +18,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 
 from coordinator.store import files, rows
@@ -35,6 +34,7 @@ from coordinator.store.base import (
     Stored,
     new_lineage,
 )  # fmt: skip
+from coordinator.store.lock import StoreLock
 from edge_sdk.core.errors import StoreError
 from edge_sdk.core.records import ModelTensors, VersionId
 
@@ -55,7 +55,7 @@ class SqliteStore(Store):
         self.lineage = ""
         self.folder = folder
         self._keep = keep
-        self._lock: TextIOWrapper | None = None
+        self._lock: StoreLock | None = None
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> About | None:
@@ -64,7 +64,7 @@ class SqliteStore(Store):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.folder}: cannot be made: {error.strerror}") from error
-        self._lock = files.lock(self.folder / "lock")
+        self._lock = StoreLock(self.folder)
         try:
             self._connection = connect(self.folder / DATABASE)
             with self._transaction() as db:
@@ -231,12 +231,16 @@ class SqliteStore(Store):
         path = self.folder / "enrolled.txt"
         return frozenset(path.read_text(encoding="utf-8").split()) if path.exists() else frozenset()
 
+    def note(self, state: str) -> None:
+        if self._lock is not None:
+            self._lock.note(state)
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
 

@@ -13,9 +13,9 @@ from edge_sdk.core.messages import Fetch, SpecMessage
 from edge_sdk.core.records import VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.models import build
-from edge_sdk.transport.memory import MemoryBroker
+from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.transport.topics import Topics
-from tests.helpers.field import Field, config_of, dataset, federation, play, spec_of
+from tests.helpers.field import Field, Peer, config_of, dataset, federation, play, spec_of
 
 
 def large() -> FederationSpec:
@@ -320,6 +320,14 @@ def test_devices_that_are_not_enrolled_are_refused_and_may_come_once_they_are() 
         assert (await stranger.deliver(stranger.update(task))).reason == "unknown_device"
         assert [e.device for e in world.of(events.DeviceRefused)] == ["d2"]
         assert (await known.deliver(known.update(task))).kind == "accepted"
+        await stranger.ask(Fetch("task"))  # once, as devices do
+        await world.clock.sleep(20.0)
+        assert stranger.tasks.empty()
+        store.devices = frozenset(("d1", "d2"))  # as `enroll` does it, from outside
+        await world.clock.sleep(10.0)
+        assert not stranger.tasks.empty()
+        assert (await stranger.deliver(stranger.update(stranger.tasks.get_nowait()))).kind == "accepted"
+        assert [e.device for e in world.of(events.DeviceRefused)] == ["d2"]
 
     admission = config_of().admission.model_copy(update={"enrolment": "listed"})
     play(script, config=config_of(admission=admission), store=store)
@@ -353,6 +361,31 @@ def test_what_a_dead_coordinator_left_on_the_broker_is_waited_out_then_replaced(
             await clock.sleep(3.0)
             await device.contribute()
             assert (clock.now_ns() - start_ns) / 1e9 < 4.0
+
+    run_virtual(main)
+
+
+def test_while_a_federation_may_be_anothers_no_device_is_told_anything_and_none_is_forgotten() -> None:
+    async def main(clock: VirtualClock) -> None:
+        broker = MemoryBroker(clock)
+        async with federation(clock, broker=broker) as world:
+            await world.published(0)
+        peer = Peer(MemoryTransport(broker, "d1"), spec_of(), "d1", clock)
+        async with clock.group() as group:
+            group.start(peer.run(), name="peer")
+            await peer.connect()
+            await peer.say()
+            listed = config_of(admission=config_of().admission.model_copy(update={"enrolment": "listed"}))
+            async with federation(clock, broker=broker, config=listed, store=MemoryStore(devices=("d1",))) as world:
+                stranger = await world.peer("d2")
+                await peer.ask(Fetch("task"))  # what a device does at once when it hears a new coordinator
+                await clock.sleep(1.0)
+                assert peer.tasks.empty()
+                assert stranger.replies.empty()
+                await clock.sleep(3.0)
+                assert not peer.tasks.empty()
+                assert stranger.replies.get_nowait().reason == "unknown_device"
+            group.cancel()
 
     run_virtual(main)
 

@@ -91,11 +91,11 @@ def serve(config: Path, name: str = "coordinator") -> Program:
 
 
 @contextmanager
-def served(config: Path) -> Iterator[Program]:
-    """Runs a coordinator for as long as the block lasts."""
-    program = serve(config)
+def served(config: Path, name: str = "coordinator") -> Iterator[Program]:
+    """Runs a coordinator for as long as the block lasts; gives it once it is there."""
+    program = serve(config, name)
     try:
-        program.wait_for("Published")
+        program.wait_for("Published" if name == "coordinator" else "Recovered")
         yield program
     finally:
         program.stop()

@@ -274,9 +274,7 @@ class ForeignClient:
         """Returns the next reply to one update."""
 
         def wanted(topic: str, payload: bytes) -> bool:
-            return (
-                topic == self.mine("reply") and payload[:4] != b"EDSK" and msgpack.unpackb(payload).get("key") == key
-            )
+            return topic == self.mine("reply") and payload[:4] != b"EDSK" and msgpack.unpackb(payload).get("key") == key
 
         found: Plain = msgpack.unpackb(self.inbox.take(wanted, seconds))
         return found
