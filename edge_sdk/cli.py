@@ -34,19 +34,27 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def load(path: Path) -> DeviceConfig:
-    """Returns a device's configuration; ConfigError names file, section and key."""
+def load(path: Path, *checks: Callable[[DeviceConfig], None]) -> DeviceConfig:
+    """Returns a device's configuration that has passed the checks; ConfigError names file, section and key."""
     from edge_sdk.core.config import DeviceConfig, load_toml
 
-    return load_toml(path, DeviceConfig)
+    config = load_toml(path, DeviceConfig)
+    try:
+        for check_one in checks:
+            check_one(config)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}:{line}" for line in str(error).splitlines())) from error
+    return config
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs a device."""
+    from edge_sdk.runtime import probing
     from edge_sdk.runtime.agent import Options, read_spec, serve
 
+    config = load(args.file, probing.whole)
     options = Options(solo=args.solo, spec=read_spec(args.spec) if args.spec else None, events=args.events)
-    asyncio.run(serve(load(args.file), options))
+    asyncio.run(serve(config, options))
     return DONE
 
 
@@ -54,8 +62,7 @@ def check(args: argparse.Namespace) -> int:
     """Checks a configuration; opens nothing unless --probe is given."""
     from edge_sdk.runtime import probing
 
-    config = load(args.file)
-    probing.names(config)
+    config = load(args.file, probing.whole)
     if not args.probe:
         say(f"{args.file}: device {config.device.id} of federation {config.device.federation}: good")
         return DONE
@@ -98,10 +105,10 @@ def detect(args: argparse.Namespace) -> int:
 def record(args: argparse.Namespace) -> int:
     """Records the sensors of a configuration."""
     from edge_sdk.core.clock import WallClock
-    from edge_sdk.runtime import recorder
+    from edge_sdk.runtime import probing, recorder
     from edge_sdk.runtime.agent import until_signalled
 
-    config = load(args.file)
+    config = load(args.file, probing.sensors)
     written: dict[str, int] = {}
 
     async def work() -> None:
@@ -149,18 +156,17 @@ async def _label(config: DeviceConfig) -> int:
     from edge_sdk.transport.topics import Topics
 
     clock, compute = WallClock(), FieldCompute()
+    view = keyboard.View(sys.stdout, live=sys.stdin.isatty() and sys.stdout.isatty())
     transport = MqttTransport(config.broker, f"{config.device.id}-label"[-64:], clock=clock, compute=compute)
     await transport.start()
     try:
         names = await keyboard.classes(transport, config.device.federation, clock=clock, wait_s=10.0)
-        if not names:
-            raise ConfigError("the federation's classes are not known: is its coordinator running on this broker?")
-        say("  ".join(f"{i}={name}" for i, name in enumerate(names[:9], 1)) + "  0=none  q=end")
+        view.keys(config.device.id, names)
         topic = Topics(config.device.federation).label(config.device.id)
-        return await keyboard.label(
-            keyboard.pressed(sys.stdin), names[:9], transport=transport, topic=topic, clock=clock, say=say
-        )  # fmt: skip
+        labeller = keyboard.Labeller(names, transport=transport, topic=topic, clock=clock, view=view)
+        return await labeller.run(keyboard.pressed(sys.stdin))
     finally:
+        view.end()
         await transport.aclose()
         await compute.aclose()
 
@@ -192,7 +198,7 @@ def status(args: argparse.Namespace) -> int:
     folder = config.device.state_dir / config.device.federation
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no state; the device has not run yet, or with another state_dir")
-    state = DeviceState.open(config.device.state_dir, config.device.federation, config.device.id)
+    state = DeviceState.open(config.device.state_dir, config.device.federation, config.device.id, alone=False)
     spec = state.spec()
     kept = {name: spec and state.model(name, spec.shape_digest) for name in (MODEL, SOLO)}
     waiting = state.outbox.waiting()
@@ -217,6 +223,7 @@ class Command:
 
     work: Callable[[argparse.Namespace], int]
     arguments: Callable[[argparse.ArgumentParser], None]
+    log_level: str = "info"  # "error" where what is logged would only repeat the answer
 
 
 def _file(parser: argparse.ArgumentParser) -> None:
@@ -255,11 +262,11 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: dict[str, Command] = {
     "run": Command(run, _run),
-    "check": Command(check, _check),
+    "check": Command(check, _check, "error"),
     "detect": Command(detect, _nothing),
     "record": Command(record, _record),
     "replay": Command(replay, _folder),
-    "label": Command(label, _file),
+    "label": Command(label, _file, "error"),
     "methods": Command(methods, _nothing),
     "doctor": Command(doctor, _state_dir),
     "status": Command(status, _file),
@@ -276,7 +283,7 @@ def parser() -> argparse.ArgumentParser:
         command.arguments(sub)
         sub.add_argument("--json", action="store_true", help="answer as JSON")
         sub.add_argument("--log-format", choices=logs.FORMATS, default="text", help="of the log on stderr")
-        sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+        sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=command.log_level)
     return top
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.codecs.steps import Buffer, Packed, Rows, TensorStep
-from edge_sdk.core.errors import CodecError, WireFormatError
+from edge_sdk.core.errors import CodecError, NonFinite, WireFormatError
 from edge_sdk.core.records import Float32
 
 _LEVELS = np.float32(127)
@@ -38,7 +38,9 @@ class Int8(TensorStep):
         return q, scales
 
     def decode(self, packed: Buffer, side: Float32, rows: Rows) -> Float32:
-        if not (np.isfinite(side) & (side >= 0)).all():
+        if not np.isfinite(side).all():
+            raise NonFinite("int8: a scale is negative or not finite; expected finite scales >= 0")
+        if (side < 0).any():
             raise WireFormatError("int8: a scale is negative or not finite; expected finite scales >= 0")
         q = np.frombuffer(packed, np.int8)
         if q.size and q.min() < -127:

@@ -169,6 +169,8 @@ def _sentence(error: Any) -> str:
         return "unknown key; remove it or check its spelling"
     if error["type"] == "missing":
         return "required, but missing"
+    if error["type"] == "value_error":  # a validator of ours, which says what it found
+        return str(error["msg"]).removeprefix("Value error, ")
     value, key = error.get("input"), error["loc"][-1] if error["loc"] else ""
     if key in _SECRETS:
         return str(error["msg"])

@@ -65,6 +65,10 @@ class WireFormatError(CodecError):
     """Bytes that break the wire format."""
 
 
+class NonFinite(WireFormatError):
+    """Bytes that say NaN or infinite values where only finite ones have a meaning."""
+
+
 class ShapeMismatch(CodecError):
     """Tensors that do not fit the model of the federation."""
 
@@ -149,6 +153,7 @@ __all__ = [
     "Deadlock",
     "EdgeError",
     "EngineError",
+    "NonFinite",
     "NotConnected",
     "ParityError",
     "PluginError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -14,8 +15,8 @@ from typing import Any
 
 from edge_sdk.core.clock import Clock, WallClock
 from edge_sdk.core.compute import Compute, FieldCompute
-from edge_sdk.core.config import DeviceConfig
-from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.config import DeviceConfig, parse
+from edge_sdk.core.errors import ConfigError, EngineError
 from edge_sdk.core.events import JsonLines, Observer, ignore
 from edge_sdk.core.interfaces import Transport
 from edge_sdk.core.spec import FederationSpec
@@ -73,7 +74,7 @@ async def serve(config: DeviceConfig, options: Options) -> None:
             budget=Budget(config.training, behind=foreground.behind),
             observer=both(events, foreground),
             state=state,
-            spec=options.spec or _given(config, state),
+            spec=options.spec or _given(config, state, options),
         )
         try:
             await until_signalled(device.run())
@@ -130,20 +131,27 @@ async def until_signalled(work: Coroutine[Any, Any, None]) -> None:
 
 
 def read_spec(path: Path) -> FederationSpec:
-    """Returns the spec in a JSON file; ConfigError names what is wrong."""
+    """Returns the spec in a JSON file; ConfigError names file, section and key of what is wrong."""
     try:
-        return FederationSpec.model_validate_json(path.read_bytes())
+        plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: not a federation's spec: {error}") from error
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    return parse(plain, FederationSpec, str(path))
 
 
-def _given(config: DeviceConfig, state: DeviceState) -> FederationSpec | None:
+def _given(config: DeviceConfig, state: DeviceState, options: Options) -> FederationSpec | None:
     """A device that was given a graph knows its federation from the graph's sidecar."""
     if config.inference.graph is None or state.spec() is not None:
         return None
-    return graphs.spec_of(config.inference.graph)
+    try:
+        return graphs.spec_of(config.inference.graph)
+    except EngineError as error:
+        if options.solo:
+            raise
+        log.warning("%s: the federation's spec is awaited from the coordinator: %s", config.device.id, error)
+        return None
 
 
 __all__ = ["Foreground", "Options", "both", "broker", "read_spec", "serve", "train_on", "until_signalled"]

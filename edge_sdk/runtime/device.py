@@ -47,7 +47,10 @@ def unlimited() -> str:
     return ""
 
 
-def status_of(config: DeviceConfig, state: DeviceState, *, online: bool, spec: FederationSpec | None = None) -> Status:
+def status_of(
+    config: DeviceConfig, state: DeviceState, *, online: bool, spec: FederationSpec | None = None,
+    notes: tuple[str, ...] = (),
+) -> Status:  # fmt: skip
     """Returns what a device says of itself."""
     return Status(
         device=config.device.id,
@@ -56,6 +59,7 @@ def status_of(config: DeviceConfig, state: DeviceState, *, online: bool, spec: F
         spec_digest="" if spec is None else spec.digest,
         modalities=tuple(config.sensors) if spec is None else own_modalities(config, spec),
         software=_software(),
+        notes=notes,
     )
 
 
@@ -141,11 +145,13 @@ class Device:
                 self._link, self.state.outbox, clock=clock, compute=compute, emit=self._emit, settled=self._settled
             )
         elif self.spec is None:
-            raise ConfigError(f"{self.id}: a device without a coordinator needs the federation's spec")
+            raise ConfigError(
+                f"{self.id}: a device without a coordinator needs the federation's spec; name its file with --spec"
+            )
         self._parts = Parts(
             config=config, clock=clock, stream_clock=stream_clock or clock, compute=compute, state=self.state,
             rounds=rounds, cost=cost, budget=budget, emit=self._emit, desk=self.desk, link=self._link,
-            uploader=self._uploader, ask=self._want_task,
+            uploader=self._uploader, ask=self._want_task, announce=self._status_changed,
         )  # fmt: skip
         self._kinds: dict[str, Callable[[bytes], None]] = {
             "spec": self._spec_message,
@@ -197,8 +203,7 @@ class Device:
                 if self._head is not None:
                     self.session.head(self._head)
                 group.start(self.session.run(), name=f"{self.id} session")
-                self._announce = True
-                self._wish.set()
+                self._status_changed()
                 await self._renewed.wait()
                 group.cancel()
 
@@ -285,6 +290,10 @@ class Device:
         self.desk.settled(task, accepted=accepted)
         self._want_task()
 
+    def _status_changed(self) -> None:
+        self._announce = True
+        self._wish.set()
+
     def _want_task(self) -> None:
         self._asking = self._config.training.enabled
         self._wish.set()
@@ -297,7 +306,8 @@ class Device:
             await link.up()
             if self._announce:
                 self._announce = False
-                status = status_of(self._config, self.state, online=True, spec=self.spec)
+                notes = () if self.session is None else self.session.notes
+                status = status_of(self._config, self.state, online=True, spec=self.spec, notes=notes)
                 self._announce = not await link.send(link.topics.status(self.id), status, retain=True)
             if self._asking and self.spec is not None:
                 self._asking = False

@@ -21,6 +21,7 @@ from edge_sdk.core.messages import LabelMessage
 from edge_sdk.core.records import Label
 from edge_sdk.core.spec import Model, WindowSpec
 from edge_sdk.recording import Reader, ReplayOptions, ReplayTime
+from edge_sdk.runtime.timebase import StreamTime
 
 _MAX_SPAN_S = 24 * 3600.0  # a label that claims more than a day is a mistake
 
@@ -149,9 +150,9 @@ class FileLabels(LabelSource):
 class _FedOptions(Model):
     """Keys of a label source that is fed from outside."""
 
-    max_err_s: float = Field(default=0.5, gt=0)  # labels whose time is more uncertain than this are refused
-    clock_err_s: float = Field(default=0.05, ge=0)  # uncertainty of this device's own time of day
-    max_age_s: float = Field(default=900.0, gt=0)  # labels that ended earlier than this are refused
+    max_err_s: float = Field(default=0.5, gt=0)  # on the stream clock; labels that are more uncertain are refused
+    clock_err_s: float = Field(default=0.05, ge=0)  # how wrong this device's time of day may be
+    max_age_s: float = Field(default=900.0, gt=0)  # on the stream clock; labels that ended earlier are refused
     queue: int = Field(default=1024, ge=1)  # labels that wait to be read
 
 
@@ -160,37 +161,37 @@ class MqttLabels(LabelSource):
 
     Args:
         options: `max_err_s`, `clock_err_s`, `max_age_s`, `queue`.
-        clock: gives the offset between time of day and stream clock.
+        clock: the stream clock; not used.
         epoch_ns: not used.
     """
 
     def __init__(self, options: Mapping[str, Any], clock: Clock, *, epoch_ns: int | None = None) -> None:
         self.counters = LabelCounters()
         self._options = parse(options, _FedOptions, "labels.options")
-        self._clock = clock
         self._queue: asyncio.Queue[Label] = asyncio.Queue(self._options.queue)
 
-    def feed(self, message: LabelMessage) -> bool:
-        """Takes a message; False: it cannot be placed on the stream clock, and why is counted."""
+    def feed(self, message: LabelMessage, time: StreamTime) -> Refusal | None:
+        """Takes a message and places it on the stream clock; why it cannot be placed is returned and counted."""
         self.counters.received += 1
-        reason = self._refusal(message)
+        reason = self._refusal(message, time)
         if reason is not None:
             self.counters.refuse(reason)
-            return False
-        offset_ns = self._clock.utc_ns() - self._clock.now_ns()
-        label = Label(message.start_utc_ns - offset_ns, message.end_utc_ns - offset_ns, message.label)
+            return reason
+        start_ns, end_ns = (time.stream(utc_ns)[0] for utc_ns in (message.start_utc_ns, message.end_utc_ns))
         if self._queue.full():
             self._queue.get_nowait()
             self.counters.refuse(Refusal.TOO_OLD)
-        self._queue.put_nowait(label)
-        return True
+        self._queue.put_nowait(Label(start_ns, end_ns, message.label))
+        return None
 
-    def _refusal(self, message: LabelMessage) -> Refusal | None:
+    def _refusal(self, message: LabelMessage, time: StreamTime) -> Refusal | None:
         if not 0 < message.end_utc_ns - message.start_utc_ns <= _MAX_SPAN_S * NS:
             return Refusal.SPAN
-        if message.utc_err_ns < 0 or message.utc_err_ns / NS + self._options.clock_err_s > self._options.max_err_s:
+        end_ns, err_ns = time.stream(message.end_utc_ns)  # where streams are replayed faster, errors grow as well
+        given_ns = message.utc_err_ns + self._options.clock_err_s * NS
+        if message.utc_err_ns < 0 or given_ns * time.record.speed + err_ns > self._options.max_err_s * NS:
             return Refusal.UNPLACED
-        age_ns = self._clock.utc_ns() - message.end_utc_ns
+        age_ns = time.now_ns() - end_ns
         if age_ns > self._options.max_age_s * NS:
             return Refusal.TOO_OLD
         # From the future beyond all uncertainty: the sender's clock or ours is wrong, so the span is nowhere.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 from edge_sdk.core import registry
-from edge_sdk.core.clock import Clock
+from edge_sdk.core.clock import Clock, WallClock
 from edge_sdk.core.compute import SHORT, Compute
 from edge_sdk.core.config import DeviceConfig
-from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.errors import ConfigError, PluginError
 from edge_sdk.core.interfaces import Connected, Disconnected, Driver, Transport
 from edge_sdk.core.records import Chunk
 
@@ -25,18 +28,62 @@ class Tried:
     detail: str
 
 
-def names(config: DeviceConfig) -> None:
-    """Checks that every plug-in that is named is installed; ConfigError names section and key. Opens nothing."""
-    wanted = [(f"sensors.{m}.driver", "sensors", s.driver) for m, s in config.sensors.items()]
-    wanted += [(f"labels.{name}.source", "labels", s.source) for name, s in config.labels.items()]
-    if config.inference.enabled:
-        wanted.append(("inference.engine", "engines", config.inference.engine))
-    for key, kind, name in wanted:
-        if name not in registry.names(kind):
-            raise ConfigError(f"{key}: no plug-in {name!r}; installed: {', '.join(registry.names(kind)) or 'none'}")
-    graph = config.inference.graph
-    if config.inference.enabled and not config.training.enabled and graph is None:
+def whole(config: DeviceConfig) -> None:
+    """Checks what a device needs to run, without opening anything; ConfigError names section and key."""
+    sensors(config)
+    labels(config)
+    _inference(config)
+    if config.training.enabled and find_spec("torch") is None:
+        raise ConfigError(
+            "training.enabled: training needs torch, which is not installed; install edge-sdk[train] or set it to false"
+        )
+    for key, path in (("password_file", config.broker.password_file), ("ca_file", config.broker.ca_file)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"broker.{key}: {path}: no such file")
+
+
+def sensors(config: DeviceConfig) -> None:
+    """Checks drivers and their options; ConfigError names section and key. Opens nothing."""
+    for m, section in config.sensors.items():
+        kind: type[Driver] = _loaded(f"sensors.{m}.driver", "sensors", section.driver)
+        _made(f"sensors.{m}.options", partial(kind, m, section.options))
+
+
+def labels(config: DeviceConfig) -> None:
+    """Checks label sources and their options; ConfigError names section and key. Opens nothing."""
+    for name, section in config.labels.items():
+        kind = _loaded(f"labels.{name}.source", "labels", section.source)
+        _made(f"labels.{name}.options", partial(kind, section.options, WallClock(), epoch_ns=0))
+
+
+def _inference(config: DeviceConfig) -> None:
+    if not config.inference.enabled:
+        return
+    _known("inference.engine", "engines", config.inference.engine)  # where its library is missing, sensing goes on
+    if not config.training.enabled and config.inference.graph is None:
         raise ConfigError("inference.graph: must be set where training.enabled = false; there is no torch to export it")
+
+
+def _known(key: str, kind: str, name: str) -> None:
+    if name not in registry.names(kind):
+        raise ConfigError(f"{key}: no plug-in {name!r}; installed: {', '.join(registry.names(kind)) or 'none'}")
+
+
+def _loaded(key: str, kind: str, name: str) -> Any:
+    _known(key, kind, name)
+    try:
+        return registry.load(kind, name)
+    except PluginError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _made(key: str, make: Callable[[], object]) -> None:
+    """Makes a plug-in, which checks its options; what it says of them is put behind the key."""
+    try:
+        make()
+    except ConfigError as error:
+        said = [line.partition("options:")[2] or f" {line}" for line in str(error).splitlines()]
+        raise ConfigError("\n".join(f"{key}.{text}" if text[0] != " " else f"{key}:{text}" for text in said)) from error
 
 
 async def sensor(modality: str, config: DeviceConfig, *, clock: Clock, compute: Compute) -> Tried:
@@ -86,4 +133,4 @@ async def reach(transport: Transport, *, clock: Clock) -> Tried:
     return Tried("broker", ok=False, detail=f"no answer within {PROBE_S:g} s")
 
 
-__all__ = ["PROBE_S", "Tried", "first_chunk", "names", "reach", "sensor"]
+__all__ = ["PROBE_S", "Tried", "first_chunk", "labels", "reach", "sensor", "sensors", "whole"]

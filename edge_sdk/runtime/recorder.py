@@ -7,9 +7,10 @@ from typing import Any
 
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.config import DeviceConfig
-from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.errors import ConfigError, SensorUnavailable
 from edge_sdk.core.records import Chunk
 from edge_sdk.recording import Reader, Writer, chunk_end_ns
+from edge_sdk.runtime.timebase import StreamTime
 from edge_sdk.streams.pipeline import registered_driver
 from edge_sdk.streams.pump import Pump
 
@@ -25,12 +26,16 @@ async def record(config: DeviceConfig, folder: Path, *, clock: Clock, seconds: f
 
     Returns:
         stream → samples written.
+
+    Raises:
+        SensorUnavailable: no sensor delivered anything; nothing is left behind.
     """
     if not config.sensors:
         raise ConfigError("nothing to record: the configuration has no section [sensors.<modality>]")
     samples = dict.fromkeys(config.sensors, 0)
-    epoch_ns = clock.now_ns()
-    with Writer(folder, start_ns=epoch_ns, start_utc_ns=clock.utc_ns()) as writer:
+    start = StreamTime(clock, clock).record
+    epoch_ns = start.stream_ns
+    with Writer(folder, start_ns=epoch_ns, start_utc_ns=start.utc_ns, utc_err_ns=start.err_ns) as writer:
 
         def take(chunk: Chunk) -> None:
             writer.append(chunk)
@@ -49,6 +54,10 @@ async def record(config: DeviceConfig, folder: Path, *, clock: Clock, seconds: f
         finally:
             for pump in pumps:
                 await pump.aclose()
+    if not any(samples.values()):
+        (folder / "meta.json").unlink()
+        why = "; ".join(f"sensors.{pump.stream}: {pump.error or 'delivered nothing'}" for pump in pumps)
+        raise SensorUnavailable(f"nothing was recorded: {why}")
     return samples
 
 

@@ -29,11 +29,11 @@ class TorchReference:
     def __init__(self, spec: FederationSpec) -> None:
         self._model = build.build(spec, find(spec.method.name).needs)
         self._model.eval()
+        self._flat = params.Flat(self._model.named())
 
     def __call__(self, tensors: ModelTensors, x: Mapping[str, Float32], rows: parity.Masks) -> parity.Logits:
         """Returns logits (B, C) of these tensors under every mask."""
-        named = self._model.named()
-        params.load({name: named[name] for name in tensors}, tensors)
+        self._flat.load(tensors)
         n = len(next(iter(x.values())))
         with torch.inference_mode():
             features = self._model.encode({m: torch.from_numpy(a) for m, a in x.items()})

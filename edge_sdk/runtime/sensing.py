@@ -13,12 +13,20 @@ from edge_sdk.core.interfaces import LabelSource
 from edge_sdk.core.messages import LabelMessage, Prediction
 from edge_sdk.core.records import Window
 from edge_sdk.runtime.inference import Predictor
-from edge_sdk.runtime.labels import LabelJoiner, MqttLabels
+from edge_sdk.runtime.labels import LabelJoiner, MqttLabels, Refusal
 from edge_sdk.runtime.link import Link
+from edge_sdk.runtime.timebase import StreamTime
 from edge_sdk.streams.pipeline import Streams
 from edge_sdk.streams.reservoir import Reservoir
 
 _WAITING = 64  # predictions that wait to be published
+
+_MEANING = {
+    Refusal.SPAN: "it ends before it starts, or lasts longer than a day",
+    Refusal.UNPLACED: "its time is too uncertain for the stream clock (max_err_s), or lies in the future; "
+    "set the clocks of both machines by NTP",
+    Refusal.TOO_OLD: "it ended too long ago (max_age_s)",
+}
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +100,8 @@ class Labelling:
         reservoir: takes the labels.
         clock: the stream clock.
         epoch_ns: where replayed time begins.
+        time: where the stream clock lies in the time of day.
+        device: our id.
     """
 
     def __init__(
@@ -102,6 +112,8 @@ class Labelling:
         *,
         clock: Clock,
         epoch_ns: int,
+        time: StreamTime,
+        device: str,
     ) -> None:
         self.joiner = joiner
         self.sources: dict[str, LabelSource] = {
@@ -109,14 +121,25 @@ class Labelling:
             for name, config in configs.items()
         }
         self._reservoir = reservoir
+        self._time = time
+        self._device = device
+        self._said: set[Refusal | None] = set()
 
     def feed(self, message: LabelMessage) -> None:
         """Takes a label from the wire."""
         fed = [source for source in self.sources.values() if isinstance(source, MqttLabels)]
         if not fed:
-            log.warning('a label came by MQTT, but the configuration has no [labels.<name>] with source = "mqtt"')
+            self._say(None, 'there is no [labels.<name>] with source = "mqtt" in the configuration')
         for source in fed:
-            source.feed(message)
+            refusal = source.feed(message, self._time)
+            if refusal is not None:
+                self._say(refusal, _MEANING[refusal])
+
+    def _say(self, refusal: Refusal | None, why: str) -> None:
+        """Says each kind of trouble once; all of it is counted."""
+        level = logging.DEBUG if refusal in self._said else logging.WARNING
+        self._said.add(refusal)
+        log.log(level, "%s: a label that came by MQTT is not used: %s", self._device, why)
 
     async def run(self, source: LabelSource) -> None:
         """Labels windows as one source tells, until it ends."""

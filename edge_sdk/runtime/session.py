@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_sdk.codecs.chain import Chain
-from edge_sdk.core import parity, registry
 from edge_sdk.core.clock import Clock, Group
-from edge_sdk.core.compute import SHORT, TRAIN, Compute
+from edge_sdk.core.compute import Compute
 from edge_sdk.core.config import DeviceConfig
-from edge_sdk.core.errors import ConfigError, StoreError
+from edge_sdk.core.errors import EngineError, StoreError
 from edge_sdk.core.events import Observer
 from edge_sdk.core.interfaces import RoundSource
 from edge_sdk.core.messages import Head, LabelMessage, Reply
-from edge_sdk.core.records import ModelLayout, ModelTensors, ModelVersion
+from edge_sdk.core.records import ModelLayout, ModelTensors, ModelVersion, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import graphs
 from edge_sdk.runtime.desk import Desk
-from edge_sdk.runtime.inference import Make, Predictor, Proof, Reference, Swapper
+from edge_sdk.runtime.inference import Predictor
 from edge_sdk.runtime.link import Link
 from edge_sdk.runtime.sensing import Labelling, Sensing
 from edge_sdk.runtime.state import MODEL, SOLO, STATE, DeviceState
 from edge_sdk.runtime.subscriber import REPLY, Subscriber
+from edge_sdk.runtime.swapping import NOTE_CHARS, Swapper
+from edge_sdk.runtime.timebase import StreamTime
 from edge_sdk.runtime.upload import Uploader
+from edge_sdk.runtime.workshop import Workshop
 
 if TYPE_CHECKING:  # torch is imported only where training is enabled
     from edge_sdk.learn.records import PhaseJob
@@ -54,6 +54,7 @@ class Parts:
     link: Link | None  # None: the device works by itself
     uploader: Uploader | None
     ask: Callable[[], None]
+    announce: Callable[[], None]  # the device's status has changed
 
     @property
     def device(self) -> str:
@@ -76,6 +77,7 @@ class Session:
         self.sensing: Sensing | None = None
         self.labelling: Labelling | None = None
         self.predictor: Predictor | None = None
+        self.swapper: Swapper | None = None
         self._parts = parts
         self._own_model: asyncio.Queue[ModelTensors] = asyncio.Queue(1)  # for follow = "local"
         self.subscriber: Subscriber | None = None
@@ -123,8 +125,8 @@ class Session:
                 rounds = self._sense(group)
             if parts.config.training.enabled:
                 self._train(group, rounds)
-            if self.predictor is not None:
-                group.start(self._follow(self.predictor), name=f"{parts.device} follow")
+            if self.swapper is not None:
+                group.start(self._follow(self.swapper), name=f"{parts.device} follow")
 
     def _sense(self, group: Group) -> RoundSource:
         from edge_sdk.runtime.labels import LabelJoiner
@@ -138,15 +140,18 @@ class Session:
         )  # fmt: skip
         folder = None if parts.state.folder is None else parts.state.folder / "reservoir"
         reservoir = Reservoir(self.spec, config.reservoir, parts.stream_clock, folder)
+        time = StreamTime(
+            parts.clock, parts.stream_clock,
+            1.0 if parts.stream_clock is parts.clock else config.device.stream_speed,
+        )  # fmt: skip
         if config.inference.enabled:
-            self.predictor = Predictor(
-                self.spec, parts.device, clock=parts.clock, stream_clock=parts.stream_clock, emit=parts.emit
-            )
+            self._predict(time)
         publish = parts.link if config.inference.publish else None
         self.sensing = Sensing(streams, reservoir, self.predictor, publish=publish, device=parts.device)
         joiner = LabelJoiner(self.spec.window, self.spec.classes, horizon_s=config.reservoir.join_horizon_s)
         self.labelling = Labelling(
-            config.labels, joiner, reservoir, clock=parts.stream_clock, epoch_ns=streams.epoch_ns
+            config.labels, joiner, reservoir, clock=parts.stream_clock, epoch_ns=streams.epoch_ns, time=time,
+            device=parts.device,
         )  # fmt: skip
         group.start(self.sensing.run(), name=f"{parts.device} sense")
         for name, source in self.labelling.sources.items():
@@ -154,6 +159,21 @@ class Session:
         if publish is not None:
             group.start(self.sensing.publish(publish), name=f"{parts.device} publish")
         return reservoir
+
+    def _predict(self, time: StreamTime) -> None:
+        parts = self._parts
+        self.predictor = Predictor(self.spec, parts.device, clock=parts.clock, time=time, emit=parts.emit)
+        workshop = Workshop(self.spec, parts.config, parts.state.folder, parts.compute)
+        self.swapper = Swapper(
+            self.predictor, workshop.tools, device=parts.device, clock=parts.clock, compute=parts.compute,
+            emit=parts.emit, changed=parts.announce, heal=workshop.heal,
+        )  # fmt: skip
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is wrong with this device, for its status."""
+        trouble = "" if self.swapper is None else self.swapper.trouble
+        return (f"nothing is predicted: {trouble}"[:NOTE_CHARS],) if trouble else ()
 
     def _train(self, group: Group, rounds: RoundSource) -> None:
         from edge_sdk.runtime.solo import Solo
@@ -169,7 +189,7 @@ class Session:
         if parts.link is None or parts.uploader is None or self.subscriber is None:
             solo = Solo(
                 self.spec, trainer, state=parts.state, device=parts.device, seed=parts.config.device.seed,
-                clock=parts.clock, compute=parts.compute, emit=parts.emit, own=self._own,
+                stream_clock=parts.stream_clock, compute=parts.compute, emit=parts.emit, own=self._own,
             )  # fmt: skip
             group.start(solo.run(), name=f"{parts.device} solo")
             return
@@ -186,30 +206,32 @@ class Session:
             self._own_model.get_nowait()
         self._own_model.put_nowait(tensors)
 
-    async def _follow(self, predictor: Predictor) -> None:
+    async def _follow(self, swapper: Swapper) -> None:
         """Puts models in place as they come."""
         parts = self._parts
-        swapper = await self._swapper(predictor)
         alone = self.subscriber is None
         kept = await parts.compute.run(STATE, 0, parts.state.model, SOLO if alone else MODEL, self.spec.shape_digest)
-        if kept is not None:
-            await swapper.offer(None if alone else kept.id, kept.tensors)
+        current = None
+        if kept is not None and await swapper.offer(None if alone else kept.id, kept.tensors) and not alone:
+            current = kept.id
         if self.subscriber is not None:
-            await self._follow_coordinator(swapper, self.subscriber, predictor)
+            await self._follow_coordinator(swapper, self.subscriber, current)
         while True:
             await swapper.offer(None, await self._own_model.get())
 
-    async def _follow_coordinator(self, swapper: Swapper, subscriber: Subscriber, predictor: Predictor) -> None:
+    async def _follow_coordinator(self, swapper: Swapper, subscriber: Subscriber, current: VersionId | None) -> None:
         """Takes the newest or the best version, for ever; with follow = "local" only until there is an own model."""
-        parts = self._parts
-        follow = parts.config.inference.follow
-        current = None if predictor.serving is None else predictor.serving.version
+        follow = self._parts.config.inference.follow
         while True:
             wanted = await subscriber.other_than(current, best=follow == "best")
             if follow == "local" and not self._own_model.empty():
                 return
-            version = await subscriber.version(wanted)
             current = wanted
+            try:
+                version = await subscriber.version(wanted)
+            except EngineError as error:  # the layout of a device without torch is told by its graph
+                swapper.refuse(wanted, error)
+                continue
             if version is not None and await swapper.offer(version.id, version.tensors):
                 await self._keep(version)
             if follow == "local":
@@ -222,38 +244,6 @@ class Session:
             await parts.compute.run(STATE, 0, parts.state.keep_model, MODEL, version, self.spec.shape_digest)
         except StoreError as error:
             log.debug("%s: version %d is not kept: %s", parts.device, version.id.number, error)
-
-    async def _swapper(self, predictor: Predictor) -> Swapper:
-        parts, config = self._parts, self._parts.config
-        graph = config.inference.graph or await self._exported()
-        make: Make = partial(registry.load("engines", config.inference.engine).open, graph)
-        reference: Reference | None = None
-        if config.training.enabled and config.inference.engine != "torch":
-            from edge_sdk.runtime.reference import TorchReference
-
-            reference = TorchReference(self.spec)
-        proof = Proof(reference, parity.masks(self.spec), config.inference.parity_tolerance)
-        return Swapper(
-            predictor, make, proof, device=parts.device, clock=parts.clock, compute=parts.compute, emit=parts.emit
-        )  # fmt: skip
-
-    async def _exported(self) -> Path:
-        """Returns a graph of this spec's model, exported here if there is none yet."""
-        parts = self._parts
-        if not parts.config.training.enabled:
-            raise ConfigError(
-                "inference.graph is not set: a device that does not train cannot export a graph; make one with "
-                "`edge-coordinator export` and name it in the configuration"
-            )
-        from edge_sdk.runtime import jobs
-
-        folder = parts.state.folder
-        if folder is None:
-            folder = Path(await parts.compute.run(SHORT, 0, tempfile.mkdtemp, prefix="edge-sdk-"))
-        graph = folder / f"graph-{self.spec.shape_digest[:16]}.onnx"
-        if not graph.exists():
-            await parts.compute.run(TRAIN, 0, jobs.export_graph, self.spec, graph)
-        return graph
 
 
 def layout(config: DeviceConfig, spec: FederationSpec) -> ModelLayout:

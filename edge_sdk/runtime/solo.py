@@ -20,7 +20,7 @@ from edge_sdk.runtime.state import SOLO, STATE, DeviceState
 from edge_sdk.runtime.trainer import Abandoned, Trainer
 
 LINEAGE = "0" * 32  # no coordinator made these versions
-PAUSE_S = 60.0  # between two tasks: data have to come first
+PAUSE_S = 60.0  # of the stream clock, between two tasks: data have to come first
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Solo:
         state: keeps the model.
         device: our id.
         seed: the device's seed.
-        clock: what pauses are counted on.
+        stream_clock: what pauses are counted on.
         compute: where files are written.
         emit: the observer.
         own: gets the model after every task.
@@ -48,7 +48,7 @@ class Solo:
         state: DeviceState,
         device: str,
         seed: int,
-        clock: Clock,
+        stream_clock: Clock,
         compute: Compute,
         emit: Observer,
         own: Callable[[ModelTensors], None],
@@ -58,7 +58,7 @@ class Solo:
         self._state = state
         self._device = device
         self._seed = seed
-        self._clock = clock
+        self._stream_clock = stream_clock
         self._compute = compute
         self._emit = emit
         self._own = own
@@ -68,7 +68,7 @@ class Solo:
         model = await self._begin()
         while True:
             model = await self._task(model)
-            await self._clock.sleep(PAUSE_S)
+            await self._stream_clock.sleep(PAUSE_S)
 
     async def _begin(self) -> ModelVersion:
         kept = await self._compute.run(STATE, 0, self._state.model, SOLO, self._spec.shape_digest)

@@ -5,6 +5,7 @@
                          spec.json       so that a device without a broker can sense and predict
                          model.npz       newest version that it predicted with
                          solo.npz        its own model, where it trains without a coordinator
+                         lock            held by the process that runs on it
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edge_sdk.core.errors import StoreError
 from edge_sdk.core.records import Array, ModelTensors, ModelVersion, Segments, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import arrays
+from edge_sdk.runtime.lock import Lock
 from edge_sdk.runtime.outbox import Outbox
 
 MODEL = "model.npz"
@@ -36,18 +38,36 @@ class DeviceState:
     Args:
         outbox: its outbox.
         folder: where everything else is; None keeps it in memory.
+        lock: given back when the state is closed.
     """
 
-    def __init__(self, outbox: Outbox, folder: Path | None) -> None:
+    def __init__(self, outbox: Outbox, folder: Path | None, lock: Lock | None = None) -> None:
         self.outbox = outbox
         self.folder = folder
+        self._lock = lock
         self._files: dict[str, bytes] = {}
 
     @classmethod
-    def open(cls, state_dir: Path, federation: str, device: str) -> DeviceState:
-        """Returns the state in a directory, made if need be; StoreError says what is wrong with it."""
+    def open(cls, state_dir: Path, federation: str, device: str, *, alone: bool = True) -> DeviceState:
+        """Returns the state in a directory, made if need be.
+
+        Args:
+            state_dir: of the configuration.
+            federation: its name.
+            device: its id.
+            alone: nobody else may run on this directory; False: only to look.
+
+        Raises:
+            StoreError: it cannot be used, or another process runs on it.
+        """
         folder = state_dir / federation
-        return cls(Outbox(folder / "outbox.sqlite", device), folder)
+        lock = Lock(folder / "lock", device) if alone else None
+        try:
+            return cls(Outbox(folder / "outbox.sqlite", device), folder, lock)
+        except StoreError:
+            if lock is not None:
+                lock.release()
+            raise
 
     @classmethod
     def in_memory(cls, device: str, *, incarnation: int | None = None) -> DeviceState:
@@ -82,8 +102,8 @@ class DeviceState:
 
     def model(self, name: str, shape_digest: str) -> ModelVersion | None:
         """Returns a stored model; None if there is none, or it belongs to a spec of other shapes."""
-        data = self._read(name)
         try:
+            data = self._read(name)
             return None if data is None else _version(arrays.unpack(data), shape_digest)
         except (StoreError, KeyError, ValueError) as error:
             log.warning("%s is damaged and not used: %s", name, error)
@@ -101,6 +121,8 @@ class DeviceState:
     def close(self) -> None:
         """Closes what is open."""
         self.outbox.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _read(self, name: str) -> bytes | None:
         return self._files.get(name) if self.folder is None else arrays.read(self.folder / name)

@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_sdk.core.config import BrokerConfig
 from edge_sdk.core.errors import NotConnected, TransportError
 from edge_sdk.transport.credentials import password, tls_context
+from edge_sdk.transport.dialling import DiallingClient
 from edge_sdk.transport.inbox import Will
 
 _CONNECT_S = 10.0  # TCP and TLS, in the worker thread
@@ -70,8 +71,9 @@ class Connection:
         self._client = self._make(client_id, will)
 
     def _make(self, client_id: str, will: Will | None) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2,
+        client = DiallingClient(
+            self.closed.is_set,
+            callback_api_version=CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=True,
             protocol=MQTTProtocolVersion.MQTTv311,
@@ -236,9 +238,10 @@ class Connection:
         self, _client: Client, _userdata: object, _flags: ConnectFlags, code: ReasonCode, _properties: Properties | None
     ) -> None:
         if code.is_failure:
+            c = self._config
             self._end(
-                f"the broker refused us: {code}; check username and password under [broker], "
-                "and that the broker knows them"
+                f"the broker at {c.host}:{c.port} refused user {c.username or '(none)'!r}: {code}; enrol the "
+                "device again (`edge-coordinator enroll`) or correct broker.username and broker.password_file"
             )
         elif not self.accepted.done():
             self.accepted.set_result(None)

@@ -106,7 +106,10 @@ class MqttTransport(Transport):
             check_filter(topic_filter)
             self._filters[topic_filter] = None
         if self._connection is not None:
-            await self._subscribe(self._connection, list(filters))
+            try:
+                await self._subscribe(self._connection, list(filters))
+            except NotConnected:
+                return  # made again with the next connection
 
     async def unsubscribe(self, *filters: str) -> None:
         """Takes subscriptions back."""
@@ -224,12 +227,7 @@ class MqttTransport(Transport):
 
     async def _subscribe(self, connection: Connection, filters: list[str]) -> None:
         for first in range(0, len(filters), _FILTERS_AT_ONCE):
-            try:
-                await connection.subscribe(filters[first : first + _FILTERS_AT_ONCE])
-            except NotConnected:
-                if connection is not self._connection:
-                    raise
-                return  # made again with the next connection
+            await connection.subscribe(filters[first : first + _FILTERS_AT_ONCE])
 
     def _arrived(self, connection: Connection, packet: MQTTMessage) -> None:
         try:

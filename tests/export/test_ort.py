@@ -124,3 +124,43 @@ parity.check_finite(engine, parity.noise(spec, 2, 0), rows=parity.masks(spec))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_later_sessions_say_the_same_with_and_without_the_optimiser(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    options = ort._options
+
+    def note(threads: int, *, optimise: bool) -> onnxruntime.SessionOptions:
+        asked.append(optimise)
+        return options(threads, optimise=optimise)
+
+    monkeypatch.setattr(OrtEngine, "_gains_nothing", lambda self: plain)
+    monkeypatch.setattr(ort, "_options", note)
+    first = OrtEngine.open(exported(SPEC), TENSORS)
+    other = build.initial_tensors(SPEC, seed=1)
+    x = parity.noise(SPEC, 4, 0)
+    again = first.with_tensors(other).with_tensors(TENSORS)
+    assert asked == [True, not plain, not plain]
+    parity.check(again, first, x, rows=parity.masks(SPEC), tolerance=1e-5)
+
+
+def test_the_optimiser_is_left_out_only_where_it_is_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Timed:
+        """A session that takes so long on the test's clock."""
+
+        def __init__(self, takes_ns: int) -> None:
+            self.takes_ns = takes_ns
+
+        def run(self, names: list[str], feeds: object) -> None:
+            now[0] += self.takes_ns
+
+    now = [0]
+    engine = OrtEngine.open(exported(SPEC), TENSORS)
+    monkeypatch.setattr(ort, "monotonic_ns", lambda: now[0])
+    for optimised_ns, plain_ns, expected in ((100, 104, True), (100, 110, False), (100, 50, True)):
+        engine.session = Timed(optimised_ns)
+        monkeypatch.setattr(OrtEngine, "_made", lambda self, *, optimise, takes=plain_ns: Timed(takes))
+        assert engine._gains_nothing() is expected

@@ -11,12 +11,14 @@ import pytest
 from edge_sdk.core import parity
 from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.compute import InlineCompute
-from edge_sdk.core.errors import EngineError, ParityError
+from edge_sdk.core.errors import EngineError
 from edge_sdk.core.interfaces import Engine, GraphInfo
 from edge_sdk.core.records import Float32, ModelTensors, Segments, VersionId, Window
 from edge_sdk.core.spec import FederationSpec, ModalitySpec
 from edge_sdk.runtime.events import EngineSwapped, PredictionMade, SwapRefused
-from edge_sdk.runtime.inference import Predictor, Proof, Serving, Swapper, prepare
+from edge_sdk.runtime.inference import Predictor, Serving
+from edge_sdk.runtime.swapping import Make, Proof, Swapper, probe
+from edge_sdk.runtime.timebase import StreamTime
 
 SPEC = FederationSpec(
     name="home", modalities=(ModalitySpec(name="a", shape=(2,)), ModalitySpec(name="b", shape=(2,))),
@@ -53,6 +55,13 @@ class Blind(Linear):
         return super().run(x, mask if mask.min() > 0 else mask * np.array([1, 0], np.float32))
 
 
+class Deaf(Linear):
+    """Does not hear the first modality alone: the other worker's share of the masks."""
+
+    def run(self, x: Mapping[str, Float32], mask: Float32) -> Float32:
+        return super().run(x, mask if mask.min() > 0 else mask * np.array([0, 1], np.float32))
+
+
 def tensors(*weights: float) -> ModelTensors:
     return {"fusion": Segments(np.array(weights, np.float32))}
 
@@ -63,7 +72,7 @@ def window(index: int, **data: list[float]) -> Window:
 
 
 def predictor(clock: Any, events: list[Any]) -> Predictor:
-    return Predictor(SPEC, "d1", clock=clock, stream_clock=clock, emit=events.append)
+    return Predictor(SPEC, "d1", clock=clock, time=StreamTime(clock, clock), emit=events.append)
 
 
 def with_clock(body: Any) -> Any:
@@ -100,11 +109,14 @@ def truth(t: ModelTensors, x: Mapping[str, Float32], rows: parity.Masks) -> pari
 
 
 def proof(reference: Any = truth) -> Proof:
-    return Proof(reference, parity.masks(SPEC), 1e-3)
+    return Proof(SPEC, reference, 1e-3)
 
 
 def swapper(p: Predictor, clock: Any, events: list[Any], *, make: Any = Linear, reference: Any = truth) -> Swapper:
-    return Swapper(p, make, proof(reference), device="d1", clock=clock, compute=InlineCompute(), emit=events.append)
+    async def tools() -> tuple[Make, Proof]:
+        return make, proof(reference)
+
+    return Swapper(p, tools, device="d1", clock=clock, compute=InlineCompute(), emit=events.append)
 
 
 def test_swaps_between_predictions_and_keeps_the_previous_engine() -> None:
@@ -138,7 +150,8 @@ async def _no_way_back(clock: VirtualClock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "weights"), [(Blind, (-1.0, 1.0)), (Linear, (math.nan, 1.0)), (Linear, (math.inf, 1.0))]
+    ("make", "weights"),
+    [(Blind, (-1.0, 1.0)), (Deaf, (-1.0, 1.0)), (Linear, (math.nan, 1.0)), (Linear, (math.inf, 1.0))],
 )
 def test_what_does_not_pass_does_not_serve(
     make: Any, weights: tuple[float, float], caplog: pytest.LogCaptureFixture
@@ -160,11 +173,46 @@ def test_what_does_not_pass_does_not_serve(
 
 
 def test_without_torch_logits_must_at_least_be_finite() -> None:
-    x = parity.noise(SPEC, 4, 0)
-    engine, error = prepare(Linear, tensors(1, 2), x, proof(None))
-    assert math.isnan(error)
-    with pytest.raises(ParityError):
-        prepare(engine.with_tensors, tensors(math.nan, 1), x, proof(None))
+    async def main(clock: VirtualClock) -> None:
+        events: list[Any] = []
+        p = predictor(clock, events)
+        s = swapper(p, clock, events, reference=None)
+        assert await s.offer(FIRST, tensors(1, 2))
+        assert math.isnan(events[0].parity_error)
+        assert not await s.offer(SECOND, tensors(math.nan, 1))
+        assert p.serving is not None
+        assert p.serving.version == FIRST
+
+    run_virtual(main)
+
+
+def test_a_reference_that_fails_refuses_the_model() -> None:
+    def lost(t: ModelTensors, x: Mapping[str, Float32], rows: parity.Masks) -> parity.Logits:
+        raise EngineError("the truth is lost")
+
+    async def main(clock: VirtualClock) -> None:
+        events: list[Any] = []
+        assert not await swapper(predictor(clock, events), clock, events, reference=lost).offer(FIRST, tensors(1, 1))
+        assert [e.reason for e in events] == ["the truth is lost"]
+
+    run_virtual(main)
+
+
+def test_a_window_that_the_engine_refuses_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Sulking(Linear):
+        def run(self, x: Mapping[str, Float32], mask: Float32) -> Float32:
+            raise EngineError("out of memory")
+
+    def body(clock: VirtualClock) -> None:
+        p = predictor(clock, [])
+        p.swap(Serving(Sulking(tensors(1, 1)), FIRST))
+        assert [p.predict(window(i, a=[1, 1])) for i in range(3)] == [None] * 3
+        assert p.failed == 3
+        p.swap(Serving(Linear(tensors(1, 1)), SECOND))
+        assert p.predict(window(3, a=[1, 1])) is not None
+
+    with_clock(body)
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1
 
 
 def test_an_engine_that_cannot_be_built_is_refused() -> None:
@@ -182,10 +230,10 @@ def test_an_engine_that_cannot_be_built_is_refused() -> None:
 def test_parity_is_tried_on_the_newest_windows() -> None:
     def body(clock: VirtualClock) -> None:
         p = predictor(clock, [])
-        assert len(p.windows()["a"]) == 16
+        assert len(probe(SPEC, p.windows())["a"]) == 16
         for i in range(20):
             p.predict(window(i, a=[i, i]))
-        x = p.windows()
+        x = probe(SPEC, p.windows())
         assert x["a"][:, 0].tolist() == list(range(4, 20))
         assert np.isfinite(x["b"]).all()
         assert np.any(x["b"])

@@ -13,6 +13,7 @@ from edge_sdk.core.records import Label
 from edge_sdk.core.spec import WindowSpec
 from edge_sdk.recording import Writer
 from edge_sdk.runtime.labels import FileLabels, KeyLabels, LabelJoiner, MqttLabels, Refusal
+from edge_sdk.runtime.timebase import StreamTime
 from tests.helpers.streams import chunk
 
 GRID = WindowSpec(length_s=2.0, hop_s=1.0)
@@ -119,9 +120,9 @@ def test_file_labels_with_a_later_start(tmp_path: Path) -> None:
 
 def test_message_is_placed_on_the_stream_clock() -> None:
     async def main(clock: VirtualClock) -> None:
-        source = MqttLabels({}, clock)
+        source, time = MqttLabels({}, clock), StreamTime(clock, clock)
         await clock.sleep(100)
-        assert source.feed(LabelMessage("sit", UTC0 + 90 * NS, UTC0 + 95 * NS))
+        assert source.feed(LabelMessage("sit", UTC0 + 90 * NS, UTC0 + 95 * NS), time) is None
         async for found in source.labels():
             assert found == label(90, 95, "sit")
             break
@@ -142,9 +143,9 @@ def test_message_is_placed_on_the_stream_clock() -> None:
 )
 def test_message_that_cannot_be_placed_is_refused(message: LabelMessage, reason: Refusal) -> None:
     async def main(clock: VirtualClock) -> None:
-        source = MqttLabels({"max_age_s": 95.0}, clock)
+        source, time = MqttLabels({"max_age_s": 95.0}, clock), StreamTime(clock, clock)
         await clock.sleep(100)
-        assert not source.feed(message)
+        assert source.feed(message, time) is reason
         assert source.counters.refused == {reason: 1}
 
     run_virtual(main)
@@ -152,10 +153,10 @@ def test_message_that_cannot_be_placed_is_refused(message: LabelMessage, reason:
 
 def test_messages_that_nobody_reads_are_bounded() -> None:
     async def main(clock: VirtualClock) -> None:
-        source = MqttLabels({"queue": 2}, clock)
+        source, time = MqttLabels({"queue": 2}, clock), StreamTime(clock, clock)
         await clock.sleep(100)
         for i in range(5):
-            source.feed(LabelMessage("sit", UTC0 + (90 + i) * NS, UTC0 + (91 + i) * NS))
+            source.feed(LabelMessage("sit", UTC0 + (90 + i) * NS, UTC0 + (91 + i) * NS), time)
         async for found in source.labels():
             assert found.start_ns == 93 * NS
             break

@@ -1,0 +1,232 @@
+"""Builds an engine for every new model beside the one that serves, checks it, and puts it in place.
+
+Building and what torch says of the same tensors are independent, so they run side by side; then the masks are tried
+on both workers. Until a new engine has passed, the old one goes on. Where there is none yet, everything but predicting
+goes on without one, and the next model is the next chance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edge_sdk.core import parity
+from edge_sdk.core.clock import NS, Clock
+from edge_sdk.core.compute import Compute
+from edge_sdk.core.errors import EdgeError, EngineError
+from edge_sdk.core.events import Observer
+from edge_sdk.core.interfaces import Engine
+from edge_sdk.core.records import Float32, ModelTensors, VersionId, Window
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.runtime.events import EngineSwapped, SwapRefused
+from edge_sdk.runtime.inference import PROBE_WINDOWS, Predictor, Serving
+
+ENGINE = "engine"  # the ordered lane that builds engines
+REFERENCE = "reference"  # the ordered lane of the model that they are compared with
+NOTE_CHARS = 500
+
+log = logging.getLogger(__name__)
+
+Make = Callable[[ModelTensors], Engine]
+Reference = Callable[[ModelTensors, Mapping[str, Float32], parity.Masks], parity.Logits]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How a new engine shows that it runs the model it was made from."""
+
+    spec: FederationSpec
+    reference: Reference | None  # what the logits should be; None: there is no torch, they must at least be finite
+    tolerance: float  # largest error relative to the logits
+
+    @property
+    def masks(self) -> parity.Masks:
+        """The masks that are tried: all modalities, and each one alone."""
+        return parity.masks(self.spec)
+
+
+Tools = Callable[[], Awaitable[tuple[Make, Proof]]]
+
+
+async def past_help(trouble: EdgeError) -> bool:
+    """For those who cannot do anything about an engine that cannot be made."""
+    return False
+
+
+class Swapper:
+    """Puts engines for new models in place, one at a time.
+
+    Args:
+        predictor: where they serve.
+        tools: returns what the first engine is made and proved with; asked again after every failure.
+        device: our id.
+        clock: what swaps are timed on.
+        compute: its engine and reference lanes build and check.
+        emit: the observer.
+        changed: called when `trouble` has changed.
+        heal: called when a first engine could not be made; says whether it is worth a second attempt.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        tools: Tools,
+        *,
+        device: str,
+        clock: Clock,
+        compute: Compute,
+        emit: Observer,
+        changed: Callable[[], None] = lambda: None,
+        heal: Callable[[EdgeError], Awaitable[bool]] = past_help,
+    ) -> None:
+        self.refused = 0  # models that came to nothing
+        self.trouble = ""  # why nothing is predicted
+        self._predictor = predictor
+        self._tools = tools
+        self._device = device
+        self._clock = clock
+        self._compute = compute
+        self._emit = emit
+        self._changed = changed
+        self._heal = heal
+        self._ready: tuple[Make, Proof] | None = None
+        self._turn = asyncio.Lock()
+
+    async def offer(self, version: VersionId | None, tensors: ModelTensors) -> bool:
+        """Puts a model in place if its engine passes; False: the old one serves on, or none."""
+        async with self._turn:
+            start_ns = self._clock.now_ns()
+            try:
+                engine, error = await self._attempt(tensors)
+            except EdgeError as trouble:
+                self.refuse(version, trouble)
+                return False
+            self._predictor.swap(Serving(engine, version))
+            swap_ms = (self._clock.now_ns() - start_ns) / NS * 1e3
+            self._emit(EngineSwapped(self._device, version, swap_ms, error))
+            self._now("")
+            return True
+
+    def refuse(self, version: VersionId | None, trouble: EdgeError) -> None:
+        """Counts a model that cannot serve and says why, once."""
+        self.refused += 1
+        self._emit(SwapRefused(self._device, version, str(trouble)))
+        if self._predictor.serving is not None:
+            level = logging.ERROR if self.refused == 1 else logging.DEBUG
+            log.log(level, "%s: a new model does not serve, the old one goes on: %s", self._device, trouble)
+            return
+        if str(trouble) != self.trouble:
+            log.error(
+                "%s: nothing is predicted: %s; sensing and training go on, and the next model is tried",
+                self._device, trouble,
+            )  # fmt: skip
+        self._now(str(trouble))
+
+    def _now(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._changed()
+
+    async def _attempt(self, tensors: ModelTensors) -> tuple[Engine, float]:
+        """Makes an engine; where there is none yet, with a second chance if what stood in the way can be mended."""
+        try:
+            return await self._made(tensors)
+        except EdgeError as trouble:
+            if self._predictor.serving is not None:
+                raise
+            self._ready = None
+            if not await self._heal(trouble):
+                raise
+        return await self._made(tensors)
+
+    async def _made(self, tensors: ModelTensors) -> tuple[Engine, float]:
+        """Returns an engine that has passed, and its error relative to the logits (NaN: nothing to compare with)."""
+        make, proof = self._ready or await self._tools()
+        self._ready = make, proof
+        serving = self._predictor.serving
+        if serving is not None:
+            make = serving.engine.with_tensors
+        windows = self._predictor.windows()
+        if proof.reference is None:
+            return await self._compute.run(ENGINE, 0, _finite, make, tensors, windows, proof), math.nan
+        async with self._clock.group() as group:
+            truth = group.start(
+                self._compute.run(REFERENCE, 0, _truth, proof.reference, tensors, windows, proof),
+                name=f"{self._device} parity",
+            )  # fmt: skip
+            engine = await self._compute.run(ENGINE, 0, built, make, tensors)
+            x, expected = await truth
+        return engine, await self._error(engine, expected, x, proof)
+
+    async def _error(self, engine: Engine, expected: parity.Logits, x: Mapping[str, Float32], proof: Proof) -> float:
+        """Tries the masks on both workers; ParityError if the engine does not pass under one of them."""
+        rows = list(proof.masks.items())
+        shares = [(lane, dict(rows[i::2])) for i, lane in enumerate((ENGINE, REFERENCE)) if rows[i::2]]
+        reports = await asyncio.gather(
+            *(
+                self._compute.run(lane, 0, _compared, engine, expected, x, share, proof.tolerance)
+                for lane, share in shares
+            )
+        )
+        return max(report.require().max_rel for report in reports)
+
+
+def built(make: Make, tensors: ModelTensors) -> Engine:
+    """Returns an engine.
+
+    Raises:
+        EdgeError: it cannot be made; what a vendor's library raises comes as EngineError.
+    """
+    try:
+        return make(tensors)
+    except EdgeError:
+        raise
+    except Exception as error:
+        raise EngineError(f"the engine cannot be made: {type(error).__name__}: {error}") from error
+
+
+def probe(spec: FederationSpec, windows: Sequence[Window]) -> dict[str, Float32]:
+    """Returns windows as one batch, seeded noise where something is missing: what parity is tried on."""
+    rows = [window for window in windows if window.data]
+    x = parity.noise(spec, len(rows) or PROBE_WINDOWS, 0)
+    for i, window in enumerate(rows):
+        for m, data in window.data.items():
+            x[m][i] = data
+    return x
+
+
+def _finite(make: Make, tensors: ModelTensors, windows: Sequence[Window], proof: Proof) -> Engine:
+    engine = built(make, tensors)
+    parity.check_finite(engine, probe(proof.spec, windows), rows=proof.masks)
+    return engine
+
+
+def _truth(
+    reference: Reference, tensors: ModelTensors, windows: Sequence[Window], proof: Proof
+) -> tuple[dict[str, Float32], parity.Logits]:
+    x = probe(proof.spec, windows)
+    return x, reference(tensors, x, proof.masks)
+
+
+def _compared(
+    engine: Engine, expected: parity.Logits, x: Mapping[str, Float32], rows: parity.Masks, tolerance: float
+) -> parity.ParityReport:
+    return parity.compare(engine, expected, x, rows=rows, tolerance=tolerance)
+
+
+__all__ = [
+    "ENGINE",
+    "NOTE_CHARS",
+    "REFERENCE",
+    "Make",
+    "Proof",
+    "Reference",
+    "Swapper",
+    "Tools",
+    "built",
+    "past_help",
+    "probe",
+]  # fmt: skip
