@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from coordinator.commands.output import config_argument
 from coordinator.commands.signalling import PAUSE, RESUME
@@ -43,17 +44,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     config_argument(parser)
     parser.add_argument("--events", type=Path, metavar="FILE", help="append every event as a JSON line")
     parser.add_argument("--port", type=int, help="port of the broker; wins over the file")
+    parser.add_argument(
+        "--init", type=Path, metavar="FILE", help="first version of a new store, safetensors as `export` writes them"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves."""
-    config = read_config(args.config, {} if args.port is None else {"broker.port": args.port})
+    config = configuration(args)
     spec = federation_of(config, args.config)
     check_free(config.store.dir)
     test = held_out(config)
     with broker(config) as address:
         asyncio.run(_serve(config, spec, address, test=test, events=args.events))
     return 0
+
+
+def configuration(args: argparse.Namespace) -> CoordinatorConfig:
+    """Returns the file's configuration with the flags over it."""
+    flags: dict[str, Any] = {} if args.port is None else {"broker.port": args.port}
+    if args.init is not None:
+        flags["init"] = str(args.init.absolute())  # from where the command was given, not from the file's folder
+    return read_config(args.config, flags)
 
 
 def federation_of(config: CoordinatorConfig, where: Path) -> FederationSpec:
@@ -172,6 +184,7 @@ __all__ = [
     "add_arguments",
     "broker",
     "broker_folder",
+    "configuration",
     "federation_of",
     "first_version",
     "held_out",

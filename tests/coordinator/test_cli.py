@@ -181,6 +181,19 @@ def test_a_busy_port_is_named(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert (code, f"127.0.0.1:{port}" in err) == (2, True)
 
 
+def test_the_first_version_and_the_port_may_be_given_as_flags(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from coordinator.commands import serve
+
+    elsewhere = config.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    flags = cli.parser("serve", serve).parse_args([str(config), "--init", "first.safetensors", "--port", "1999"])
+    found = serve.configuration(flags)
+    assert found.init == elsewhere / "first.safetensors"
+    assert found.broker.port == 1999
+    assert serve.configuration(cli.parser("serve", serve).parse_args([str(config)])).init is None
+
+
 def test_serve_runs_until_sigterm_and_leaves_a_store_that_can_be_served_again(config: Path) -> None:
     pytest.importorskip("amqtt", reason="amqtt is not installed: pip install 'edge-sdk[broker]'")
     config.write_text(config.read_text() + f"[broker]\nembedded = true\nport = {free_port()}\n", encoding="utf-8")
