@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from edge_sdk.codecs import chunks, wire
 from edge_sdk.codecs.chain import Chain
 from edge_sdk.core.clock import Clock
+from edge_sdk.core.errors import NotConnected
 from edge_sdk.core.interfaces import Connected, Message, RoundSet, RoundSource, Transport
 from edge_sdk.core.messages import Fetch, Head, Plan, Published, Reply, SpecMessage, Status, Task
 from edge_sdk.core.records import (
@@ -133,10 +135,11 @@ class Office:
         await self.transport.subscribe(*self.topics.coordinator_filters)
         self.seal()
         async for event in self.transport.events():
-            if isinstance(event, Connected):
-                await self.publish()
-            elif isinstance(event, Message):
-                await self.hear(event)
+            with suppress(NotConnected):  # lost with the connection; devices ask again when it is back
+                if isinstance(event, Connected):
+                    await self.publish()
+                elif isinstance(event, Message):
+                    await self.hear(event)
 
     def seal(self) -> VersionId:
         """Makes the tensors the next version."""
