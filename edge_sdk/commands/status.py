@@ -1,0 +1,38 @@
+"""`edge-sdk status`: what a device has stored: spec, models, updates that wait."""
+
+from __future__ import annotations
+
+import argparse
+
+from edge_sdk.commands.output import DONE, config_argument, load, show
+from edge_sdk.core.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the configuration file."""
+    config_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Says what is stored; the device may be running."""
+    from edge_sdk.runtime.state import MODEL, SOLO, DeviceState
+
+    config = load(args.file)
+    folder = config.device.state_dir / config.device.federation
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no state; the device has not run yet, or with another state_dir")
+    state = DeviceState.open(config.device.state_dir, config.device.federation, config.device.id, alone=False)
+    spec = state.spec()
+    kept = {name: spec and state.model(name, spec.shape_digest) for name in (MODEL, SOLO)}
+    waiting = state.outbox.waiting()
+    plain = {
+        "device": config.device.id, "federation": config.device.federation,
+        "incarnation": f"{state.outbox.incarnation:016x}", "spec": spec.digest if spec else None,
+        "models": {name: v.id.number for name, v in kept.items() if v}, "updates_waiting": waiting,
+    }  # fmt: skip
+    state.close()
+    show(args, plain, "\n".join(f"{name}: {value}" for name, value in plain.items()))
+    return DONE
+
+
+__all__ = ["add_arguments", "run"]
