@@ -52,9 +52,10 @@ class Ledger:
     def __init__(self, spec: FederationSpec, store: Store) -> None:
         self.spec = spec
         self.method: Method = find(spec.method.name)
-        if self.method.mode != "async":
+        rule = self.method.server_rule(spec.method.config, spec)
+        if not isinstance(rule, AsyncServerRule):
             raise ConfigError(f"method {spec.method.name!r} is {self.method.mode}; this coordinator runs async methods")
-        self.rule: AsyncServerRule[Any] = self.method.server_rule(spec.method.config, spec)
+        self.rule: AsyncServerRule[Any] = rule
         self.layout: ModelLayout = layout(spec, self.method.needs)
         self.chain = Chain(spec.codec.up, self.layout)
         self.number = 0

@@ -12,6 +12,7 @@ from typing import Any
 from edge_sdk.core.records import UpdateKey, VersionId
 
 PROTOCOL = 1
+QUERY = "query"  # kind of a task that asks for an answer and sends no tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class SpecMessage:
 
 __all__ = [
     "PROTOCOL",
+    "QUERY",
     "Fetch",
     "Head",
     "LabelMessage",

@@ -49,6 +49,9 @@ class Rule(Protocol):
     def payload(self, ctx: ClientContext) -> dict[str, Array]:
         """After the final phase."""
 
+    def answer(self, ctx: ClientContext) -> dict[str, Array]:
+        """After the final phase of a query."""
+
 
 def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
     """Trains one phase and returns what came of it; the model is left at the trained values.
@@ -81,7 +84,8 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
                 ctx.num_steps += 1
             rule.end_epoch(ctx)
         rule.end(ctx)
-        payload = rule.payload(ctx) if phase.final else {}
+        say = rule.answer if phase.asks else rule.payload
+        payload = say(ctx) if phase.final else {}
     return PhaseResult(
         tensors=_trained(job, model),
         memory=ctx.memory,
@@ -201,8 +205,10 @@ def _finite(objective: torch.Tensor, ctx: ClientContext) -> float:
 
 
 def _trained(job: PhaseJob, model: FusedModel) -> ModelTensors:
-    trained = params.read({name: model.module(name) for name in job.phase.train})
-    return trained if job.phase.final else {**job.current, **trained}
+    phase = job.phase
+    sent = () if phase.asks else phase.train if phase.send is None else phase.send
+    trained = params.read({name: model.module(name) for name in (sent if phase.final else phase.train)})
+    return trained if phase.final else {**job.current, **trained}
 
 
 __all__ = ["EVAL_BATCH", "Rule", "batches", "full_pass", "samples", "single_thread", "train"]

@@ -76,6 +76,8 @@ class Phase:
     epochs: int
     final: bool = False  # its tensors are the update
     keep: tuple[str, ...] = ()  # modules taken from earlier phases' results instead of the start version
+    asks: bool = False  # it answers a query: `ClientRule.answer` speaks, and no tensor is sent
+    send: tuple[str, ...] | None = None  # final: trained modules that the update carries; None: all of `train`
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +214,110 @@ class Rates:
         return cls(dict.fromkeys(modules, rate), op)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A device that waits for work when a synchronous round begins."""
+
+    device: str
+    modalities: tuple[str, ...]  # of the spec that it has, in the order of the spec
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a device is asked before the round."""
+
+    device: str
+    phase: str = ""  # what is asked, `plan.phase` there; a method's own word
+    epochs: int = 0  # local epochs before the answer; 0: none
+    modalities: tuple[str, ...] = ()  # to look at; (): all that the device has
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a device said to a query."""
+
+    device: str
+    modalities: tuple[str, ...]  # looked at
+    num_samples: int
+    payload: Mapping[str, Array]  # as `Method.answers` declares
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Whom a synchronous rule selects from."""
+
+    round: int  # version number that the round starts from: rounds done so far
+    fleet: tuple[Candidate, ...]  # waiting devices, sorted by id
+    answers: tuple[Answer, ...]  # to this round's queries, sorted by device
+    size: int  # K: devices to select, at least 1 and at most len(fleet)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Who trains what in a round."""
+
+    device: str
+    modalities: tuple[str, ...]  # to train; at least one that the device has
+    phase: str = ""  # the method's word for what this device does, `plan.phase` there
+    epochs: int = 0  # local epochs; 0: the spec's
+    lr_scale: float = 1.0  # times the learning rate of the round
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One update of a cohort, tensors included: synchronous rules may look at them."""
+
+    device: str
+    modalities: tuple[str, ...]  # trained
+    num_samples: int
+    num_steps: int
+    payload: Mapping[str, Array]
+    tensors: ModelTensors  # full values after training, of the modules that the update carries
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """The updates of one synchronous round."""
+
+    round: int  # version number that everybody trained from
+    start: ModelTensors  # that version: as published, so exactly what everybody began with
+    members: tuple[Member, ...]  # sorted by device; at least one
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a synchronous rule decides: θ_b ← keep_b θ_b + Σ_k w_{b,k} θ_{k,b} for every block b.
+
+    A block is a module ("encoder.acc") or one tensor of it ("encoder.acc:conv.weight"). Modules of which no block is
+    named stay as they are; where one tensor of a module is named, those not named stay too.
+    """
+
+    by_block: Mapping[str, Mapping[str, float]]  # block → device → weight; devices that carry the module
+    keep: Mapping[str, float] = field(default_factory=dict)  # block → weight of the present value; missing: 0
+
+
 __all__ = [
     "NO_NEEDS",
+    "Answer",
+    "Assignment",
     "Batch",
+    "Candidate",
     "ClientContext",
+    "Cohort",
     "FusedModel",
+    "Member",
     "Memory",
     "Needs",
     "Out",
     "Phase",
     "PhaseJob",
     "PhaseResult",
+    "Pool",
+    "Query",
     "Rates",
     "RoundView",
     "Samples",
     "State",
     "UpdateView",
+    "Weights",
 ]

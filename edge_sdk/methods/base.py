@@ -17,19 +17,27 @@ import torch.nn.functional as F  # noqa: N812 (torch's own idiom)
 from edge_sdk.core import registry
 from edge_sdk.core.config import parse
 from edge_sdk.core.errors import ConfigError, Reason, UpdateRejected
-from edge_sdk.core.records import Array
+from edge_sdk.core.records import Array, ModelTensors
 from edge_sdk.core.spec import FederationSpec, Model
+from edge_sdk.learn import aggregation
 from edge_sdk.learn.records import (
     NO_NEEDS,
+    Answer,
+    Assignment,
     Batch,
+    Candidate,
     ClientContext,
+    Cohort,
     Needs,
     Out,
     Phase,
+    Pool,
+    Query,
     Rates,
     RoundView,
     State,
     UpdateView,
+    Weights,
 )
 
 C = TypeVar("C", bound=Model)
@@ -75,7 +83,15 @@ class ClientRule(Generic[C]):
         """After the last epoch of a phase: what has to outlive it goes into `ctx.memory` or `ctx.carry`."""
 
     def payload(self, ctx: ClientContext) -> dict[str, Array]:
-        """After the final phase: what is sent besides the tensors, as the payload schema declares."""
+        """After the final phase: what is sent besides the tensors, as `Method.uploads` declares."""
+        return {}
+
+    def inquire(self, view: RoundView) -> tuple[Phase, ...]:
+        """Returns the phases that answer a query, as `schedule` does for a training task; `plan.phase` says which."""
+        return () if view.waiting else (query_phase(view),)
+
+    def answer(self, ctx: ClientContext) -> dict[str, Array]:
+        """After the last phase of a query: what is answered, as `Method.answers` declares."""
         return {}
 
 
@@ -114,6 +130,64 @@ class AsyncServerRule(Generic[C]):
     def figures(self, state: State) -> dict[str, float]:
         """Returns what a live view may show of the state, e.g. {"imbalance.acc": 0.1}."""
         return {}
+
+
+class SyncServerRule(Generic[C]):
+    """What a method does in rounds. Pure: state in, decisions and a patch of the state out.
+
+    A round: `query` → the devices' answers → `answered` → `select` → `extras` for each task → the cohort's updates →
+    `weights` and `replaced`. The cohort is whoever came in time; it may be smaller than what was selected. Every
+    default is FedAvg's.
+
+    Args:
+        config: the method's options.
+        spec: the federation's spec.
+    """
+
+    def __init__(self, config: C, spec: FederationSpec) -> None:
+        self.config = config
+        self.spec = spec
+
+    def init(self) -> State:
+        """Returns the state before the first round."""
+        return {}
+
+    def query(
+        self, state: State, fleet: tuple[Candidate, ...], size: int, rng: np.random.Generator
+    ) -> tuple[Query, ...]:
+        """Returns what is asked before the selection; () asks nothing. `size` is K of `Pool`."""
+        return ()
+
+    def answered(self, state: State, answers: tuple[Answer, ...]) -> State:
+        """Returns the entries of the state that the answers change; `select` sees the state after it."""
+        return {}
+
+    def select(self, state: State, pool: Pool, rng: np.random.Generator) -> tuple[Assignment, ...]:
+        """Returns who trains what; by default K devices uniformly without replacement, each with all that it has."""
+        chosen = sorted(rng.choice(len(pool.fleet), pool.size, replace=False).tolist())
+        return tuple(Assignment(pool.fleet[i].device, pool.fleet[i].modalities) for i in chosen)
+
+    def extras(self, state: State, task: Assignment | Query) -> dict[str, Array]:
+        """Returns what goes down with a task; asked again if the task has to be sent again."""
+        return {}
+
+    def weights(self, state: State, cohort: Cohort) -> tuple[Weights, State]:
+        """Returns the weights of the cohort's updates, and the entries of the state that change."""
+        return aggregation.modality_wise(cohort), {}
+
+    def replaced(self, state: State, cohort: Cohort) -> ModelTensors:
+        """Returns modules whose new values no weights can say, whole; they win over `weights`. A rule says why."""
+        return {}
+
+    def figures(self, state: State) -> dict[str, float]:
+        """Returns what a live view may show of the state."""
+        return {}
+
+
+def query_phase(view: RoundView) -> Phase:
+    """Returns the one phase of a query: a look at everything that is here, after plan.epochs of fused training."""
+    fused = fused_phase(view)
+    return replace(fused, name="query", train=fused.train if view.plan.epochs else (), asks=True)
 
 
 def fused_phase(view: RoundView, *, keep: tuple[str, ...] = ()) -> Phase:
@@ -179,19 +253,34 @@ class Method:
     name: str
     config: type[Model]
     client: type[ClientRule[Any]]
-    server: type[AsyncServerRule[Any]]
+    server: type[AsyncServerRule[Any]] | type[SyncServerRule[Any]]
     source: str  # paper
     uploads: PayloadSchema = PayloadSchema()
     needs: Needs = NO_NEEDS
-    mode: str = "async"
+    answers: PayloadSchema = PayloadSchema()  # what is said to the server's queries
+    asked: type[ClientRule[Any]] | None = None  # whose `inquire` and `answer` speak; None: the client's own
     server_config: type[Model] | None = None  # where the two halves are configured apart
     sends: tuple[str, ...] = ()  # what its server says and its clients cannot do without
+
+    @property
+    def mode(self) -> str:
+        """Says "sync" for a server that works in rounds, else "async"."""
+        return "sync" if issubclass(self.server, SyncServerRule) else "async"
 
     def client_rule(self, options: Mapping[str, Any]) -> ClientRule[Any]:
         """Returns the client rule; ConfigError names a wrong option."""
         return self.client(parse(_half(self, options, "client"), self.config, f"method.{self.name}"))
 
-    def server_rule(self, options: Mapping[str, Any], spec: FederationSpec) -> AsyncServerRule[Any]:
+    def query_rule(self, options: Mapping[str, Any]) -> ClientRule[Any]:
+        """Returns the client rule that answers the server's queries: in a composition, that of the server's method."""
+        if self.asked is None:
+            return self.client_rule(options)
+        kind = self.server_config or self.config
+        return self.asked(parse(_half(self, options, "server"), kind, f"method.{self.name}"))
+
+    def server_rule(
+        self, options: Mapping[str, Any], spec: FederationSpec
+    ) -> AsyncServerRule[Any] | SyncServerRule[Any]:
         """Returns the server rule; ConfigError names a wrong option."""
         kind = self.server_config or self.config
         return self.server(parse(_half(self, options, "server"), kind, f"method.{self.name}"), spec)
@@ -231,8 +320,6 @@ def compose(first: Method, second: Method) -> Method:
         ConfigError: the two cannot work together; says why.
     """
     name, a, b = f"{first.name}+{second.name}", first.name, second.name
-    if first.mode != second.mode:
-        raise ConfigError(f"{name}: {a} is {first.mode} and {b} is {second.mode}; both must be the same")
     unsaid = sorted(set(first.sends) - set(second.sends))
     if unsaid:
         raise ConfigError(f"{name}: the clients of {a} need the server's {', '.join(unsaid)}, which {b} does not send")
@@ -244,10 +331,18 @@ def compose(first: Method, second: Method) -> Method:
     ignored = sorted(set(second.sends) - set(first.sends))
     if ignored:
         raise ConfigError(f"{name}: the server of {b} sends its {', '.join(ignored)}, which the clients of {a} ignore")
+    if second.needs != NO_NEEDS and first.needs != second.needs:
+        raise ConfigError(
+            f"{name}: the server of {b} needs a model with {_words(second.needs)}, which {a} does not train"
+        )
     return replace(
         first, name=name, server=second.server, server_config=second.server_config or second.config,
-        source=f"{first.source}; {second.source}",
+        answers=second.answers, asked=second.asked or second.client, source=f"{first.source}; {second.source}",
     )  # fmt: skip
+
+
+def _words(needs: Needs) -> str:
+    return ", ".join(name for name in needs.__dataclass_fields__ if getattr(needs, name))
 
 
 __all__ = [
@@ -257,7 +352,9 @@ __all__ = [
     "NoConfig",
     "PayloadField",
     "PayloadSchema",
+    "SyncServerRule",
     "compose",
     "find",
     "fused_phase",
+    "query_phase",
 ]

@@ -8,8 +8,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from edge_sdk.core.clock import Clock
-from edge_sdk.core.messages import Task
+from edge_sdk.core.messages import QUERY, Task
 
+KINDS = ("train", QUERY)  # that a trainer carries out
 _REMEMBERED = 16  # tasks whose updates were accepted; a broker may deliver a task twice
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Desk:
         if task.kind == "stop":
             log.info("%s: the coordinator ends training; predicting goes on", self._device)
             self._waiting = None
-        elif task.kind != "train":
+        elif task.kind not in KINDS:
             log.warning("%s: task %s is of kind %r, which this version cannot do", self._device, task.id, task.kind)
         elif task.id not in (self._current, self._owed, *self._finished):
             self._waiting = Offered(task, self._clock.now_ns())
@@ -83,4 +84,4 @@ class Desk:
                 self._waiting = None
 
 
-__all__ = ["Desk", "Offered"]
+__all__ = ["KINDS", "Desk", "Offered"]

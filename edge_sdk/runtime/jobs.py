@@ -18,7 +18,7 @@ _models: dict[tuple[str, Needs], FusedModel] = {}  # of this process; building o
 def run_phase(job: PhaseJob) -> PhaseResult:
     """Trains one phase and returns what it made."""
     method = find(job.method)
-    rule = method.client_rule(job.spec.method.config)
+    rule = (method.query_rule if job.phase.asks else method.client_rule)(job.spec.method.config)
     return local_training.train(job, rule, _model(job.spec, method.needs))
 
 

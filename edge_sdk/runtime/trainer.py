@@ -16,7 +16,7 @@ from edge_sdk.core.compute import SHORT, TRAIN, Compute
 from edge_sdk.core.errors import ComputeError, TrainingError
 from edge_sdk.core.events import Observer
 from edge_sdk.core.interfaces import RoundSet, RoundSource
-from edge_sdk.core.messages import Task
+from edge_sdk.core.messages import QUERY, Task
 from edge_sdk.core.records import Array, Arrival, ModelTensors, Segments
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn.records import Phase, PhaseJob, PhaseResult, RoundView
@@ -31,6 +31,7 @@ BUDGET_WAIT_S = 5.0  # between two looks at a budget that says no
 log = logging.getLogger(__name__)
 
 Cost = Callable[[PhaseJob], int]  # modelled duration, ns
+Schedule = Callable[[RoundView], tuple[Phase, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class Trainer:
     ) -> None:
         self.spec = spec
         self.method = find(spec.method.name)
-        self.rule = self.method.client_rule(spec.method.config)
+        rule, asked = self.method.client_rule(spec.method.config), self.method.query_rule(spec.method.config)
+        self.schedules: Mapping[str, Schedule] = {"train": rule.schedule, QUERY: asked.inquire}
         self.modalities = modalities
         self.rounds = rounds
         self.state = state
@@ -172,7 +174,7 @@ class _Round:
         while True:
             self._changed.clear()
             view = RoundView(self.task.plan, tuple(self.arrivals), self.absent, tuple(self.finished))
-            phases = self.trainer.rule.schedule(view) if self.arrivals else ()
+            phases = self.trainer.schedules[self.task.kind](view) if self.arrivals else ()
             if phases:
                 result = await self._run(phases[0], view)
                 if isinstance(result, Abandoned) or phases[0].final:

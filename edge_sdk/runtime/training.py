@@ -13,7 +13,7 @@ from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.compute import SHORT, Compute
 from edge_sdk.core.errors import CodecError
 from edge_sdk.core.events import Observer
-from edge_sdk.core.messages import Task
+from edge_sdk.core.messages import QUERY, Task
 from edge_sdk.core.records import Array, ModelTensors, ModelVersion, Update, UpdateKey
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime.desk import Desk, Offered
@@ -123,7 +123,8 @@ class TaskLoop:
             return Abandoned(f"not done within {limit_s:g} s")
         if isinstance(trained, Abandoned):
             return trained
-        self._own({**base.tensors, **trained.tensors})
+        if task.kind != QUERY:
+            self._own({**base.tensors, **trained.tensors})
         return Round(task, base, trained)
 
     async def _hand_in(self, done: Round) -> Abandoned | None:
@@ -134,7 +135,7 @@ class TaskLoop:
             if isinstance(queued, Abandoned):
                 return queued if key is None else None  # what was queued before stays
             key = queued
-            if key is None or self._link.connected or again > MAX_AGAIN:
+            if key is None or self._link.connected or again > MAX_AGAIN or done.task.kind == QUERY:
                 return None
             more = await self._again(done, again)
             if more is None:
