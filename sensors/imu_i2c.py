@@ -22,10 +22,11 @@ from pydantic import Field
 from edge_sdk.core.clock import NS, monotonic_ns
 from edge_sdk.core.config import parse
 from edge_sdk.core.errors import ConfigError, PluginError, SensorUnavailable
-from edge_sdk.core.interfaces import Driver, Found
+from edge_sdk.core.interfaces import Driver, Found, spans
 from edge_sdk.core.records import Chunk
 from edge_sdk.core.spec import Model
 from sensors.frames import DEG, G
+from sensors.inertial import sections
 from sensors.serial_port import group_of
 
 INSTALL = "pip install 'edge-sdk[i2c]' (or apt install python3-smbus2)"
@@ -194,6 +195,10 @@ class I2cImuDriver(Driver):
         self._late = 0  # samples left out because the host was late
         self._gap = False
 
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        return spans((c, 3) for c in self._options.channels)
+
     def open(self) -> None:
         self.close()
         self._closed.clear()
@@ -237,7 +242,7 @@ class I2cImuDriver(Driver):
 
     @staticmethod
     def detect() -> list[Found]:
-        return [found for path in sorted(Path("/dev").glob("i2c-[0-9]*")) for found in _scan(int(path.name[4:]))]
+        return [found for path in sorted(Path("/dev").glob("i2c-[0-9]*")) for found in scan(int(path.name[4:]))]
 
     def _check(self, chip: Chip) -> None:
         register, expected = chip.who_am_i
@@ -293,7 +298,7 @@ class I2cImuDriver(Driver):
         return f"{place}: {error}"
 
 
-def _scan(bus: int) -> list[Found]:
+def scan(bus: int) -> list[Found]:
     """Returns the chips that answer on a bus; asks only who they are."""
     found = []
     for name, kind in CHIPS.items():
@@ -305,9 +310,10 @@ def _scan(bus: int) -> list[Found]:
             except (OSError, PluginError):
                 continue
             if same:
-                toml = f'driver = "imu_i2c"\noptions = {{ chip = "{name}", bus = {bus}, address = 0x{address:02x} }}'
+                where = f'chip = "{name}", bus = {bus}, address = 0x{address:02x}'
+                toml = sections("imu_i2c", where, ("acc", "gyro"))
                 found.append(Found("imu_i2c", f"i2c-{bus}-{address:02x}", f"{name} on bus {bus}", toml))
     return found
 
 
-__all__ = ["CHIPS", "INSTALL", "Chip", "I2cImuDriver", "Icm20948", "Mpu6050"]
+__all__ = ["CHIPS", "INSTALL", "Chip", "I2cImuDriver", "Icm20948", "Mpu6050", "scan"]

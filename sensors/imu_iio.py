@@ -23,9 +23,10 @@ from pydantic import Field
 from edge_sdk.core.clock import NS, monotonic_ns
 from edge_sdk.core.config import parse
 from edge_sdk.core.errors import ConfigError, SensorUnavailable
-from edge_sdk.core.interfaces import Driver, Found
+from edge_sdk.core.interfaces import Driver, Found, spans
 from edge_sdk.core.records import Array, Chunk, Int64
 from edge_sdk.core.spec import Model
+from sensors.inertial import sections
 from sensors.serial_port import explain
 from sensors.timing import DeviceClock
 
@@ -118,6 +119,10 @@ class IioImuDriver(Driver):
         self._due_ns = 0  # host time of the next sample, unbuffered
         self._last_ns = 0
 
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        return spans((c, 3) for c in self._options.channels)
+
     def open(self) -> None:
         self.close()
         self._closed.clear()
@@ -155,14 +160,7 @@ class IioImuDriver(Driver):
 
     @staticmethod
     def detect() -> list[Found]:
-        found = []
-        for folder, name in _devices(Path("/")):
-            channels = [c for c, kind in NAMES.items() if (folder / f"in_{kind}_x_raw").exists()]
-            if channels:
-                listed = ", ".join(f'"{c}"' for c in channels)
-                toml = f'driver = "imu_iio"\noptions = {{ device = "{name}", channels = [{listed}] }}'
-                found.append(Found("imu_iio", folder.name, f"{name}: {', '.join(channels)}", toml))
-        return found
+        return devices(Path("/"))
 
     def _tell(self, name: str, value: str, *, needed: bool = True) -> None:
         path = self._folder / name
@@ -259,6 +257,21 @@ class IioImuDriver(Driver):
         return chunk
 
 
+def devices(root: Path) -> list[Found]:
+    """Returns the inertial sensors of the kernel under a file system root, by their names where those differ."""
+    there = _devices(root)
+    names = [name for _, name in there]
+    found = []
+    for folder, name in there:
+        channels = [c for c, kind in NAMES.items() if (folder / f"in_{kind}_x_raw").exists()]
+        if channels:
+            listed = ", ".join(f'"{c}"' for c in channels)
+            device = name if names.count(name) == 1 else folder.name
+            toml = sections("imu_iio", f'device = "{device}", channels = [{listed}]', channels)
+            found.append(Found("imu_iio", device, f"{name}: {', '.join(channels)}", toml))
+    return found
+
+
 def _number(path: Path) -> float:
     text = path.read_text(encoding="ascii")
     try:
@@ -281,4 +294,4 @@ def _folder(o: Options) -> Path:
     return o.root / "sys/bus/iio/devices" / o.device
 
 
-__all__ = ["Element", "IioImuDriver", "layout"]
+__all__ = ["Element", "IioImuDriver", "devices", "layout"]

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from edge_sdk.core.interfaces import Driver, Found
 from edge_sdk.core.records import Chunk, Int64
 from edge_sdk.core.spec import Model
 from sensors.frames import Damage
+from sensors.inertial import sections
 from sensors.protocols import BITS, PROTOCOLS, Plan, Protocol, Samples
 from sensors.serial_port import Port, library, ports
 from sensors.timing import DeviceClock, Smoothed
@@ -76,6 +78,10 @@ class SerialImuDriver(Driver):
         self._garbage = 0  # bytes since the last sample
         self._held = b""  # bytes that wait for more
         self._parse_ns = 0  # host time until which they wait
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        return self._protocol.columns
 
     @property
     def damage(self) -> Damage:
@@ -139,10 +145,7 @@ class SerialImuDriver(Driver):
 
     @staticmethod
     def detect() -> list[Found]:
-        return [
-            Found("imu_serial", path, name, f'driver = "imu_serial"\noptions = {{ port = "{path}" }}')
-            for path, name in ports()
-        ]
+        return devices(Path("/"))
 
     def _make(self) -> Protocol:
         try:
@@ -238,4 +241,12 @@ class SerialImuDriver(Driver):
         return times.place(np.asarray(samples.ticks), taken_ns)
 
 
-__all__ = ["SerialImuDriver"]
+def devices(root: Path) -> list[Found]:
+    """Returns the serial ports under a file system root; what speaks there only opening them would tell."""
+    return [
+        Found("imu_serial", path, name, sections("imu_serial", f'port = "{path}"', ("acc", "gyro")))
+        for path, name in ports(root)
+    ]
+
+
+__all__ = ["SerialImuDriver", "devices"]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.interfaces import spans
 from edge_sdk.core.records import Float32, Int64
 from sensors.frames import BNO, BNO_STATUS, WIT, WIT_LENGTH, BnoParser, Damage, LineParser, WitGroups, WitParser
 from sensors.xbus import MT, MT_COUNTER, MT_TIME_FINE, MTDATA2, MtSample, XbusParser, mtdata2, xbus
@@ -61,6 +62,11 @@ class Protocol(ABC):
         unknown = [c for c in plan.channels if self.quantities and c not in self.quantities]
         if unknown or not plan.channels:
             raise ConfigError(f"channels: {unknown or 'none given'}; this protocol has {', '.join(self.quantities)}")
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Where each channel lies among the columns of the samples."""
+        return spans((c, self.quantities[c]) for c in self.plan.channels)
 
     def check_budget(self, baud: int) -> None:
         """Raises ConfigError when the line cannot carry so many samples."""
@@ -280,6 +286,10 @@ class Csv(Protocol):
         self._scale = np.array([plan.scale.get(plan.channels[i], 1.0) for i in self._columns])
         self._parser = LineParser(len(plan.channels), plan.separator)
         self.damage = self._parser.damage
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        return spans((self.plan.channels[i], 1) for i in self._columns)
 
     @property
     def sample_bytes(self) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.spec import IDENTIFIER, Model
@@ -39,9 +40,15 @@ class BrokerConfig(Model):
 
 
 class SensorConfig(Model):
-    """One sensor; every further key belongs to the driver."""
+    """The sensor of one modality; every further key belongs to the driver.
+
+    Several modalities may share a device: the section of one names the driver, the others say `from` and `columns`, and
+    nothing else; the rest is filled in from the section that they name.
+    """
 
     driver: str
+    columns: tuple[str, ...] = ()  # names, as the driver knows them; (): all that it delivers
+    shares: str = Field(default="", alias="from")  # section that names the device; "": this one
     options: dict[str, Any] = Field(default_factory=dict)
     drop: Literal["drop_oldest", "latest", "block"] = "drop_oldest"
     buffer_s: float = Field(default=30.0, gt=0)  # seconds of samples the ring holds
@@ -112,6 +119,43 @@ class DeviceConfig(Model):
     reservoir: ReservoirConfig = ReservoirConfig()
     inference: InferenceConfig = InferenceConfig()
     training: TrainerConfig = TrainerConfig()
+
+    @field_validator("sensors", mode="before")
+    @classmethod
+    def _filled(cls, sections: Any) -> Any:
+        """Gives a section that says `from` the device of the section that it names."""
+        if not isinstance(sections, dict):
+            return sections
+        wrong = [line for name, section in sections.items() for line in _share_errors(sections, name, section)]
+        if wrong:
+            raise ValidationError.from_exception_data("sensors", wrong)
+        return {
+            name: {**sections[section["from"]], **section} if _shares(section) else section
+            for name, section in sections.items()
+        }
+
+
+def _shares(section: Any) -> bool:
+    return isinstance(section, dict) and "from" in section
+
+
+def _share_errors(sections: dict[str, Any], name: str, section: Any) -> list[InitErrorDetails]:
+    """Returns what is wrong with a section that shares the device of another one."""
+    if not _shares(section):
+        return []
+    source = section["from"]
+    there = [n for n, s in sections.items() if isinstance(s, dict) and not _shares(s)]
+    beside = f"unknown beside `from`: the device is set up in [sensors.{source}]"
+    found = dict.fromkeys(sorted(set(section) - {"from", "columns"}), beside)
+    if source not in there:
+        known = ", ".join(there) or "none"
+        found["from"] = f"no section [sensors.{source}] with a driver of its own; there are {known}"
+    if not section.get("columns"):
+        found["columns"] = f"required beside `from`: the columns of [sensors.{source}] that this modality takes"
+    return [
+        InitErrorDetails(type=PydanticCustomError("value_error", message), loc=(name, key), input=section.get(key))
+        for key, message in found.items()
+    ]
 
 
 def load_toml(path: Path, kind: type[C], overrides: Mapping[str, Any] | None = None) -> C:

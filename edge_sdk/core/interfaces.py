@@ -6,7 +6,7 @@ Implementations are found by entry point (`edge_sdk.core.registry`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +57,11 @@ class Driver(ABC):
     @abstractmethod
     def close(self) -> None:
         """Closes the device; may be called twice."""
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """Where each quantity lies among the columns of the data, for modalities that share a device; {}: no names."""
+        return {}
 
     @staticmethod
     def detect() -> list[Found]:
@@ -211,6 +216,15 @@ class RoundSource(ABC):
         """Waits until there is enough to train on, then returns the round set of this task."""
 
 
+def spans(widths: Iterable[tuple[str, int]]) -> dict[str, slice]:
+    """Returns name → columns of quantities that stand side by side, from (name, number of columns)."""
+    found, at = {}, 0
+    for name, width in widths:
+        found[name] = slice(at, at + width)
+        at += width
+    return found
+
+
 def mask_row(present: tuple[str, ...], modalities: tuple[str, ...]) -> Float32:
     """Returns float32 (1, M): 1 for every modality in `present`."""
     return np.array([[1.0 if m in present else 0.0 for m in modalities]], np.float32)
@@ -231,4 +245,5 @@ __all__ = [
     "Transport",
     "TransportEvent",
     "mask_row",
+    "spans",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from edge_sdk.core import registry
 from edge_sdk.core.clock import Clock, WallClock
@@ -15,8 +15,10 @@ from edge_sdk.core.config import DeviceConfig
 from edge_sdk.core.errors import ConfigError, PluginError
 from edge_sdk.core.interfaces import Connected, Disconnected, Driver, Transport
 from edge_sdk.core.records import Chunk
+from edge_sdk.streams.sources import share, sources
 
 PROBE_S = 5.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,13 @@ def whole(config: DeviceConfig) -> None:
 
 def sensors(config: DeviceConfig) -> None:
     """Checks drivers and their options; ConfigError names section and key. Opens nothing."""
+    made: dict[str, Driver] = {}  # section → what it sets up
     for m, section in config.sensors.items():
-        kind: type[Driver] = _loaded(f"sensors.{m}.driver", "sensors", section.driver)
-        _made(f"sensors.{m}.options", partial(kind, m, section.options))
+        if not section.shares:
+            kind: type[Driver] = _loaded(f"sensors.{m}.driver", "sensors", section.driver)
+            made[m] = _made(f"sensors.{m}.options", partial(kind, m, section.options))
+    for m, section in config.sensors.items():
+        share(made[section.shares or m], m, section.columns)
 
 
 def labels(config: DeviceConfig) -> None:
@@ -77,10 +83,10 @@ def _loaded(key: str, kind: str, name: str) -> Any:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _made(key: str, make: Callable[[], object]) -> None:
+def _made(key: str, make: Callable[[], T]) -> T:
     """Makes a plug-in, which checks its options; what it says of them is put behind the key."""
     try:
-        make()
+        return make()
     except ConfigError as error:
         said = [line.partition("options:")[2] or f" {line}" for line in str(error).splitlines()]
         raise ConfigError("\n".join(f"{key}.{text}" if text[0] != " " else f"{key}:{text}" for text in said)) from error
@@ -88,16 +94,15 @@ def _made(key: str, make: Callable[[], object]) -> None:
 
 async def sensor(modality: str, config: DeviceConfig, *, clock: Clock, compute: Compute) -> Tried:
     """Opens a sensor and reads until its first chunk."""
-    section = config.sensors[modality]
-    kind: type[Driver] = registry.load("sensors", section.driver)
-    driver = kind(modality, section.options)
-    driver.now_ns = clock.now_ns
+    source = sources({modality: config.sensors[modality]})[0]
+    source.driver.now_ns = clock.now_ns
     try:
-        chunk = await compute.run(SHORT, 0, first_chunk, driver, clock.now_ns)
+        chunk = await compute.run(SHORT, 0, first_chunk, source.driver, clock.now_ns)
     except Exception as error:  # noqa: BLE001  what a driver or its vendor's library raises is what we want to tell
         return Tried(f"sensors.{modality}", ok=False, detail=f"{type(error).__name__}: {error}")
     if chunk is None:
         return Tried(f"sensors.{modality}", ok=False, detail=f"opened, but nothing came within {PROBE_S:g} s")
+    chunk = source.shares[0].of(chunk)
     shape = "x".join(map(str, chunk.data.shape[1:])) or "1"
     return Tried(f"sensors.{modality}", ok=True, detail=f"{len(chunk.data)} samples of {shape} {chunk.data.dtype}")
 

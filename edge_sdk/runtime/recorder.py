@@ -11,8 +11,8 @@ from edge_sdk.core.errors import ConfigError, SensorUnavailable
 from edge_sdk.core.records import Chunk
 from edge_sdk.recording import Reader, Writer, chunk_end_ns
 from edge_sdk.runtime.timebase import StreamTime
-from edge_sdk.streams.pipeline import registered_driver
 from edge_sdk.streams.pump import Pump
+from edge_sdk.streams.sources import sources
 
 
 async def record(config: DeviceConfig, folder: Path, *, clock: Clock, seconds: float) -> dict[str, int]:
@@ -42,8 +42,8 @@ async def record(config: DeviceConfig, folder: Path, *, clock: Clock, seconds: f
             samples[chunk.stream] += len(chunk.data)
 
         pumps = [
-            Pump(registered_driver(s.driver)(m, s.options), s, clock, take, epoch_ns=epoch_ns)
-            for m, s in config.sensors.items()
+            Pump(source.driver, source.config, clock, source.sink(take), epoch_ns=epoch_ns)
+            for source in sources(config.sensors)
         ]
         try:
             for pump in pumps:

@@ -7,7 +7,6 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from edge_sdk.core import registry
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.config import SensorConfig
 from edge_sdk.core.interfaces import Driver
@@ -15,13 +14,8 @@ from edge_sdk.core.records import Chunk, LatePart, Window
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.streams.counters import Counters
 from edge_sdk.streams.pump import Pump
+from edge_sdk.streams.sources import registered_driver, sources
 from edge_sdk.streams.window import Windower
-
-
-def registered_driver(name: str) -> type[Driver]:
-    """Returns the driver that is registered under this name; PluginError if there is none."""
-    driver: type[Driver] = registry.load("sensors", name)
-    return driver
 
 
 class Streams:
@@ -37,7 +31,7 @@ class Streams:
         tap: gets every chunk before the windows do (recording).
 
     Raises:
-        ConfigError: a sensor for a modality that the spec does not have.
+        ConfigError: a sensor for a modality that the spec does not have, or columns that its device does not have.
         PluginError: no such driver.
     """
 
@@ -64,24 +58,26 @@ class Streams:
         self._wake = asyncio.Event()
         self._waits_for_ns: float = math.inf
         self._closed = False
-        self.pumps = {
-            name: Pump(
-                load_driver(config.driver)(name, config.options), config, clock, self._take,
-                epoch_ns=self.epoch_ns, changed=self._wake.set,
-            )
-            for name, config in sensors.items()
-        }  # fmt: skip
+        self.pumps: dict[str, Pump] = {}  # modality → what feeds it; modalities of one device share theirs
+        self._devices: list[Pump] = []
+        for source in sources(sensors, load_driver):
+            pump = Pump(
+                source.driver, source.config, clock, source.sink(self._take), epoch_ns=self.epoch_ns,
+                changed=self._wake.set,
+            )  # fmt: skip
+            self._devices.append(pump)
+            self.pumps.update(dict.fromkeys(source.modalities, pump))
 
     async def start(self) -> None:
         """Starts every sensor and returns at once."""
-        for pump in self.pumps.values():
+        for pump in self._devices:
             await pump.start()
 
     async def aclose(self) -> None:
         """Stops every sensor; items() ends."""
         self._closed = True
         self._wake.set()
-        await asyncio.gather(*(pump.aclose() for pump in self.pumps.values()))
+        await asyncio.gather(*(pump.aclose() for pump in self._devices))
 
     async def items(self) -> AsyncIterator[Window | LatePart]:
         """Yields windows at their deadlines and late parts as they come; one consumer.
@@ -92,14 +88,14 @@ class Streams:
             for item in self.windower.advance(self._clock.now_ns()):
                 yield item
             due_ns = self.windower.next_deadline_ns
-            if due_ns is None and all(pump.exhausted for pump in self.pumps.values()):
+            if due_ns is None and all(pump.exhausted for pump in self._devices):
                 return
             await self._wait(math.inf if due_ns is None else due_ns)
 
     @property
     def finished(self) -> bool:
         """True when every sensor is a finite source that has delivered everything."""
-        return all(pump.exhausted for pump in self.pumps.values())
+        return all(pump.exhausted for pump in self._devices)
 
     def status(self) -> dict[str, Any]:
         """Returns what the command line shows, as plain data."""
@@ -156,4 +152,4 @@ def merged_drops(*places: Counters) -> dict[str, int]:
     return total
 
 
-__all__ = ["Streams", "registered_driver"]
+__all__ = ["Streams"]

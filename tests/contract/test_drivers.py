@@ -118,6 +118,16 @@ def test_chunks_have_all_their_fields(driver: Driver) -> None:
     driver.close()
 
 
+def test_named_columns_cover_the_data_once(driver: Driver) -> None:
+    """So that modalities may share the device."""
+    driver.open()
+    (got,) = read_some(driver, 1)
+    if driver.columns:
+        numbers = [n for part in driver.columns.values() for n in range(part.start, part.stop)]
+        assert numbers == list(range(got.data.shape[1]))
+    driver.close()
+
+
 def test_sequence_counts_up_from_zero_and_times_never_run_back(driver: Driver) -> None:
     driver.open()
     chunks = read_some(driver, 30)

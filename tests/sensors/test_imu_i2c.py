@@ -139,6 +139,17 @@ def test_the_contract_of_drivers_holds_on_the_bus(tmp_path: Path, library: Path)
     assert " passed" in done.stdout
 
 
+@bus
+def test_the_chip_that_answers_is_listed_with_a_modality_per_quantity(tmp_path: Path, library: Path) -> None:
+    i2c_bus.mpu6050(tmp_path)
+    code = (
+        "from sensors import imu_i2c\nfrom tests.helpers.detection import pasted\n"
+        "for found in imu_i2c.scan(7): print(found.id, pasted(found))"
+    )
+    done = i2c_bus.run(tmp_path, library, "-c", code)
+    assert done.stdout.splitlines() == ["i2c-7-68 {'acc': ('', ('acc',)), 'gyro': ('acc', ('gyro',))}"], done.stderr
+
+
 def test_no_bus_and_no_permission(tmp_path: Path) -> None:
     driver = I2cImuDriver("imu", {"bus": 99})
     told = driver._explain(OSError(errno.ENOENT, "No such file"))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edge_sdk.core.clock import monotonic_ns
 from edge_sdk.core.errors import ConfigError, SensorUnavailable
-from sensors.imu_iio import Element, IioImuDriver, layout
+from sensors.imu_iio import Element, IioImuDriver, devices, layout
+from tests.helpers.detection import pasted
 from tests.helpers.iio_tree import iio_tree
 
 EXPECTED = [1.0, 2.0, 3.0, 0.0, 0.5, 0.6]  # (raw + offset) · scale of the tree
@@ -139,3 +140,9 @@ def test_elements_are_aligned_to_their_size() -> None:
     scan = layout(elements)
     assert [scan.fields[n][1] for n in "abt"] == [0, 4, 8]
     assert scan.itemsize == 16
+
+
+def test_devices_are_listed_by_name_with_a_modality_per_quantity(tmp_path: Path) -> None:
+    (found,) = devices(iio_tree(tmp_path))
+    assert (found.id, found.description) == ("virtual", "virtual: acc, gyro")
+    assert pasted(found) == {"acc": ("", ("acc",)), "gyro": ("acc", ("gyro",))}

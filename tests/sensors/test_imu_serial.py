@@ -24,6 +24,7 @@ from edge_sdk.streams.pump import Backoff, Pump, State
 from sensors import imu_serial, serial_port
 from sensors.frames import DEG, G
 from sensors.imu_serial import SerialImuDriver
+from tests.helpers.detection import pasted
 from tests.helpers.virtual_imu import Emulator
 
 pytest.importorskip("serial", reason="pyserial is not installed: pip install 'edge-sdk[serial]'")
@@ -263,5 +264,6 @@ def test_detection_lists_stable_names(tmp_path: Path) -> None:
     (by_id / "usb-1a86_USB_Serial-if00-port0").touch()
     (tmp_path / "dev/ttyTHS1").touch()
     (tmp_path / "dev/ttyUSB0").touch()
-    found = serial_port.ports(tmp_path)
-    assert [Path(path).name for path, _ in found] == ["usb-1a86_USB_Serial-if00-port0", "ttyTHS1"]
+    found = imu_serial.devices(tmp_path)
+    assert [Path(f.id).name for f in found] == ["usb-1a86_USB_Serial-if00-port0", "ttyTHS1"]
+    assert pasted(found[0]) == {"acc": ("", ("acc",)), "gyro": ("acc", ("gyro",))}
