@@ -80,6 +80,8 @@ class InferenceConfig(Model):
     graph: Path | None = None  # an exported graph; needed where torch is not installed
     publish: bool = True
     parity_tolerance: float = Field(default=1e-3, gt=0)
+    guard_margin: float = Field(default=0.1, ge=0, le=1)  # accuracy a new model may lose on own windows; 1: no guard
+    guard_windows: int = Field(default=64, ge=1)  # newest labelled windows that the guard looks at
 
 
 class TrainerConfig(Model):

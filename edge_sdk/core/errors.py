@@ -16,6 +16,7 @@
     ├── TrainingError                   local training has nothing to train on, or has diverged
     ├── StoreError                      the coordinator's store or a device's outbox cannot be used
     ├── EngineError
+    │   ├── GuardError                  a new model does worse on the device's own windows
     │   └── ParityError                 a new engine disagrees with the model it was made from
     ├── BoardError
     ├── ComputeError                    a worker died with its job
@@ -128,6 +129,10 @@ class EngineError(EdgeError):
     """An inference engine cannot be built or run."""
 
 
+class GuardError(EngineError):
+    """A new model does worse than the old one on the device's own labelled windows."""
+
+
 class ParityError(EngineError):
     """A new engine disagrees with the model it was made from."""
 
@@ -153,6 +158,7 @@ __all__ = [
     "Deadlock",
     "EdgeError",
     "EngineError",
+    "GuardError",
     "NonFinite",
     "NotConnected",
     "ParityError",

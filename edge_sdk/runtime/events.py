@@ -148,6 +148,16 @@ class SwapRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The engine failed, and the one before it serves again."""
+
+    device: str
+    failed: VersionId | None
+    version: VersionId | None  # that serves now
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingWaits:
     """Training pauses, or goes on again (reason "")."""
 
@@ -162,6 +172,7 @@ __all__ = [
     "ModelFetched",
     "PhaseFinished",
     "PredictionMade",
+    "RolledBack",
     "SpecLearnt",
     "SwapRefused",
     "TaskAbandoned",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from edge_sdk.core.interfaces import Engine, mask_row
 from edge_sdk.core.messages import Prediction
 from edge_sdk.core.records import Float32, VersionId, Window
 from edge_sdk.core.spec import FederationSpec
-from edge_sdk.runtime.events import PredictionMade
+from edge_sdk.runtime.events import PredictionMade, RolledBack
 from edge_sdk.runtime.timebase import StreamTime
 
 PROBE_WINDOWS = 16
@@ -44,20 +45,30 @@ class Predictor:
         clock: what latencies are measured on.
         time: the stream clock, which windows are timed on, and where it lies in the time of day.
         emit: the observer.
+        changed: called when `trouble` has changed.
     """
 
     def __init__(
-        self, spec: FederationSpec, device: str, *, clock: Clock, time: StreamTime, emit: Observer
-    ) -> None:  # fmt: skip
+        self,
+        spec: FederationSpec,
+        device: str,
+        *,
+        clock: Clock,
+        time: StreamTime,
+        emit: Observer,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.serving: Serving | None = None
         self.previous: Serving | None = None
         self.skipped = 0  # windows that came before the first model
         self.failed = 0  # windows that the engine refused
+        self.trouble = ""  # why an older model serves again
         self._spec = spec
         self._device = device
         self._clock = clock
         self._time = time
         self._emit = emit
+        self._changed = changed
         self._newest: deque[Window] = deque(maxlen=PROBE_WINDOWS)
         self._masks: dict[frozenset[str], Float32] = {}
         self._absent = {m.name: np.zeros((1, *m.shape), np.float32) for m in spec.modalities}
@@ -73,6 +84,7 @@ class Predictor:
         logits = self._logits(serving.engine, window)
         if logits is None:
             return None
+        serving = self.serving or serving  # it may have failed, and the one before it has taken its place
         number = int(logits.argmax())
         confidence = float(1.0 / np.exp(logits - logits[number]).sum())
         modalities = tuple(m for m in self._spec.modality_names if m in window.data)
@@ -96,19 +108,40 @@ class Predictor:
         )
 
     def _logits(self, engine: Engine, window: Window) -> Float32 | None:
-        """Returns logits (C,); None where the engine refuses: the next window is the next chance."""
+        """Returns logits (C,); None where no engine takes the window: the next one is the next chance."""
         try:
             logits: Float32 = engine.run(self._inputs(window), self._mask(window))[0]
         except (EngineError, ShapeMismatch) as error:
             self.failed += 1
             level = logging.ERROR if self.failed == 1 else logging.DEBUG
             log.log(level, "%s: window %d cannot be predicted: %s", self._device, window.index, error)
-            return None
+            return self._by_previous(window, str(error))
         return logits
+
+    def _by_previous(self, window: Window, reason: str) -> Float32 | None:
+        """Lets the previous engine try: if it can, the newer one is at fault and is thrown away."""
+        failed, previous = self.serving, self.previous
+        if failed is None or previous is None:
+            return None
+        try:
+            logits: Float32 = previous.engine.run(self._inputs(window), self._mask(window))[0]
+        except (EngineError, ShapeMismatch):
+            return None
+        self.serving, self.previous = previous, None
+        log.error("%s: the engine before serves again, the newest one failed: %s", self._device, reason)
+        self._emit(RolledBack(self._device, failed.version, previous.version, reason))
+        self._now(f"{_name(failed)} failed and {_name(previous)} serves again: {reason}")
+        return logits
+
+    def _now(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._changed()
 
     def swap(self, serving: Serving) -> None:
         """Serves another engine from the next window on; the one before is kept."""
         self.previous, self.serving = self.serving, serving
+        self._now("")
 
     def rollback(self) -> bool:
         """Serves the previous engine again; False if there is none."""
@@ -131,6 +164,10 @@ class Predictor:
         if mask is None:
             mask = self._masks[key] = mask_row(tuple(key), self._spec.modality_names)
         return mask
+
+
+def _name(serving: Serving) -> str:
+    return "the device's own model" if serving.version is None else f"model {serving.version.number}"
 
 
 __all__ = ["PROBE_WINDOWS", "Predictor", "Serving"]

@@ -21,6 +21,7 @@ from edge_sdk.core.records import ModelLayout, ModelTensors, ModelVersion, Versi
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import graphs
 from edge_sdk.runtime.desk import Desk
+from edge_sdk.runtime.guard import Guard
 from edge_sdk.runtime.inference import Predictor
 from edge_sdk.runtime.link import Link
 from edge_sdk.runtime.sensing import Labelling, Sensing
@@ -33,6 +34,7 @@ from edge_sdk.runtime.workshop import Workshop
 
 if TYPE_CHECKING:  # torch is imported only where training is enabled
     from edge_sdk.learn.records import PhaseJob
+    from edge_sdk.streams.reservoir import Reservoir
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +147,7 @@ class Session:
             1.0 if parts.stream_clock is parts.clock else config.device.stream_speed,
         )  # fmt: skip
         if config.inference.enabled:
-            self._predict(time)
+            self._predict(time, reservoir)
         publish = parts.link if config.inference.publish else None
         self.sensing = Sensing(streams, reservoir, self.predictor, publish=publish, device=parts.device)
         joiner = LabelJoiner(self.spec.window, self.spec.classes, horizon_s=config.reservoir.join_horizon_s)
@@ -160,20 +162,23 @@ class Session:
             group.start(self.sensing.publish(publish), name=f"{parts.device} publish")
         return reservoir
 
-    def _predict(self, time: StreamTime) -> None:
-        parts = self._parts
-        self.predictor = Predictor(self.spec, parts.device, clock=parts.clock, time=time, emit=parts.emit)
+    def _predict(self, time: StreamTime, reservoir: Reservoir) -> None:
+        parts, config = self._parts, self._parts.config.inference
+        self.predictor = Predictor(
+            self.spec, parts.device, clock=parts.clock, time=time, emit=parts.emit, changed=parts.announce
+        )
         workshop = Workshop(self.spec, parts.config, parts.state.folder, parts.compute)
         self.swapper = Swapper(
             self.predictor, workshop.tools, device=parts.device, clock=parts.clock, compute=parts.compute,
             emit=parts.emit, changed=parts.announce, heal=workshop.heal,
+            guard=Guard(reservoir.labelled_windows, config.guard_windows, config.guard_margin),
         )  # fmt: skip
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is wrong with this device, for its status."""
-        trouble = "" if self.swapper is None else self.swapper.trouble
-        return (f"nothing is predicted: {trouble}"[:NOTE_CHARS],) if trouble else ()
+        troubles = [part.trouble for part in (self.predictor, self.swapper) if part is not None]
+        return tuple(trouble[:NOTE_CHARS] for trouble in troubles if trouble)
 
     def _train(self, group: Group, rounds: RoundSource) -> None:
         from edge_sdk.runtime.solo import Solo

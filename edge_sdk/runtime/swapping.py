@@ -22,11 +22,13 @@ from edge_sdk.core.interfaces import Engine
 from edge_sdk.core.records import Float32, ModelTensors, VersionId, Window
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime.events import EngineSwapped, SwapRefused
+from edge_sdk.runtime.guard import Guard, judge
 from edge_sdk.runtime.inference import PROBE_WINDOWS, Predictor, Serving
 
 ENGINE = "engine"  # the ordered lane that builds engines
 REFERENCE = "reference"  # the ordered lane of the model that they are compared with
 NOTE_CHARS = 500
+_NOTHING = "nothing is predicted: "
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Swapper:
         emit: the observer.
         changed: called when `trouble` has changed.
         heal: called when a first engine could not be made; says whether it is worth a second attempt.
+        guard: what a new model is compared with the old one on; None: whatever passes is taken.
     """
 
     def __init__(
@@ -81,9 +84,10 @@ class Swapper:
         emit: Observer,
         changed: Callable[[], None] = lambda: None,
         heal: Callable[[EdgeError], Awaitable[bool]] = past_help,
+        guard: Guard | None = None,
     ) -> None:
         self.refused = 0  # models that came to nothing
-        self.trouble = ""  # why nothing is predicted
+        self.trouble = ""  # why nothing is predicted, or why the newest model does not serve
         self._predictor = predictor
         self._tools = tools
         self._device = device
@@ -92,6 +96,7 @@ class Swapper:
         self._emit = emit
         self._changed = changed
         self._heal = heal
+        self._guard = guard
         self._ready: tuple[Make, Proof] | None = None
         self._turn = asyncio.Lock()
 
@@ -101,6 +106,7 @@ class Swapper:
             start_ns = self._clock.now_ns()
             try:
                 engine, error = await self._attempt(tensors)
+                await self._compare(engine)
             except EdgeError as trouble:
                 self.refuse(version, trouble)
                 return False
@@ -117,13 +123,15 @@ class Swapper:
         if self._predictor.serving is not None:
             level = logging.ERROR if self.refused == 1 else logging.DEBUG
             log.log(level, "%s: a new model does not serve, the old one goes on: %s", self._device, trouble)
+            name = "the device's own model" if version is None else f"model {version.number}"
+            self._now(f"{name} is not taken: {trouble}")
             return
-        if str(trouble) != self.trouble:
+        if self.trouble != f"{_NOTHING}{trouble}":
             log.error(
                 "%s: nothing is predicted: %s; sensing and training go on, and the next model is tried",
                 self._device, trouble,
             )  # fmt: skip
-        self._now(str(trouble))
+        self._now(f"{_NOTHING}{trouble}")
 
     def _now(self, trouble: str) -> None:
         if trouble != self.trouble:
@@ -141,6 +149,12 @@ class Swapper:
             if not await self._heal(trouble):
                 raise
         return await self._made(tensors)
+
+    async def _compare(self, engine: Engine) -> None:
+        """Raises GuardError if the model that serves does better on the device's own labelled windows."""
+        serving, data = self._predictor.serving, None if self._guard is None else self._guard.data()
+        if serving is not None and self._guard is not None and data is not None:
+            await self._compute.run(ENGINE, 0, judge, engine, serving.engine, data, self._guard.margin)
 
     async def _made(self, tensors: ModelTensors) -> tuple[Engine, float]:
         """Returns an engine that has passed, and its error relative to the logits (NaN: nothing to compare with)."""

@@ -114,6 +114,11 @@ class Reservoir(RoundSource):
         rows = [self._rows[index] for index in sorted(self._rows)[-n:]] if n > 0 else []
         return gather(rows, self._spec, self._spec.modality_names)
 
+    def labelled_windows(self, n: int) -> RoundData:
+        """Returns the newest labelled windows, at most n, in order of index."""
+        rows = [row for row in self._newest_first() if row.label >= 0][:n]
+        return gather(rows[::-1], self._spec, self._spec.modality_names)
+
     async def freeze(self, task_number: int, modalities: tuple[str, ...]) -> RoundSet:
         """Waits for `min_windows` labelled windows, then freezes the newest ones that are labelled or may still be."""
         while True:

@@ -1,0 +1,68 @@
+"""Does a new model do worse than the old one on what this device sees? Then it is not taken.
+
+A published model is good for the federation, not for every device in it; and a coordinator may publish nonsense. Both
+engines predict the device's newest labelled windows, and the new one may be wrong on more of them only by a margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_sdk.core.errors import GuardError
+from edge_sdk.core.interfaces import Engine
+from edge_sdk.core.records import Float32, RoundData
+
+LEAST = 16  # labelled windows; fewer say nothing
+_BATCH = 16  # windows that an engine is given at once, so that memory stays small
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What new models are judged by."""
+
+    labelled: Callable[[int], RoundData]  # n → the newest labelled windows of this device, at most n
+    windows: int  # how many are looked at
+    margin: float  # accuracy that a new model may lose against the old one, [0, 1]; 1: anything is taken
+
+    def data(self) -> RoundData | None:
+        """Returns what to judge by; None: no judgement is asked for, or there are too few labelled windows."""
+        if self.margin >= 1:
+            return None
+        data = self.labelled(self.windows)
+        return data if len(data.y) >= LEAST else None
+
+
+def judge(new: Engine, old: Engine, data: RoundData, margin: float) -> None:
+    """Compares two engines on labelled windows.
+
+    Raises:
+        GuardError: the new one is right on fewer of them by more than the margin.
+    """
+    after, before = (accuracy(engine, data) for engine in (new, old))
+    if before - after > margin:
+        raise GuardError(
+            f"it is right on {after:.0%} of this device's {len(data.y)} newest labelled windows, the model that serves"
+            f" on {before:.0%}; a loss of {margin:.0%} is allowed (inference.guard_margin)"
+        )
+
+
+def accuracy(engine: Engine, data: RoundData) -> float:
+    """Returns the share of labelled rows that the engine predicts right, each with the modalities that it has."""
+    found = np.concatenate(
+        [predicted(engine, data, slice(i, i + _BATCH)) for i in range(0, len(data.y), _BATCH)]
+    )  # fmt: skip
+    return float(np.mean(found == data.y))
+
+
+def predicted(engine: Engine, data: RoundData, rows: slice) -> Float32:
+    """Returns the class numbers (n,) that an engine gives to some rows."""
+    mask = np.stack([data.has[m][rows] for m in engine.info.modalities], axis=1).astype(np.float32)  # (n, M)
+    logits = engine.run({m: data.x[m][rows] for m in engine.info.modalities}, mask)
+    classes: Float32 = logits.argmax(1)
+    return classes
+
+
+__all__ = ["LEAST", "Guard", "accuracy", "judge", "predicted"]
