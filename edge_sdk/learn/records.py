@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.core.messages import Plan
-from edge_sdk.core.records import Array, Arrival, ModelTensors, RoundData
+from edge_sdk.core.records import Array, Arrival, ModelLayout, ModelTensors, RoundData
 from edge_sdk.core.spec import FederationSpec
 
 Memory = dict[str, Array]  # a client rule's private tensors; numpy, so that it can be stored and cross processes
@@ -282,6 +282,7 @@ class Cohort:
     round: int  # version number that everybody trained from
     start: ModelTensors  # that version: as published, so exactly what everybody began with
     members: tuple[Member, ...]  # sorted by device; at least one
+    layout: ModelLayout = field(default_factory=dict)  # of the model: where the tensors of a module lie
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,10 @@ class SyncServerRule(Generic[C]):
         return aggregation.modality_wise(cohort), {}
 
     def replaced(self, state: State, cohort: Cohort) -> ModelTensors:
-        """Returns modules whose new values no weights can say, whole; they win over `weights`. A rule says why."""
+        """Returns modules whose new values no weights can say, whole; they win over `weights`. A rule says why.
+
+        `state` is what `weights` saw: that before the round, without the entries that `weights` changed.
+        """
         return {}
 
     def figures(self, state: State) -> dict[str, float]:
@@ -202,7 +205,7 @@ class PayloadField:
     """One array of a payload; `{modality}` in the name stands for every modality of the spec."""
 
     name: str
-    shape: tuple[str | int, ...] = ()  # "C" classes, "D" feature size, "M" modalities, or a number
+    shape: tuple[str | int, ...] = ()  # "C" classes, "D" feature size, "M" modalities, "M*D", "M+1", or a number
     dtype: str = "float32"
     low: float = -np.inf
     high: float = np.inf
@@ -234,6 +237,7 @@ class PayloadSchema:
 def _check_field(name: str, field: PayloadField, value: Array, spec: FederationSpec) -> None:
     sizes: dict[str | int, int] = {
         "C": len(spec.classes), "D": spec.model.feature_dim, "M": len(spec.modalities),
+        "M*D": len(spec.modalities) * spec.model.feature_dim, "M+1": len(spec.modalities) + 1,
     }  # fmt: skip
     shape = tuple(n if isinstance(n, int) else sizes[n] for n in field.shape)
     if value.shape != shape or value.dtype != np.dtype(field.dtype):

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from edge_sdk.core.messages import Plan
-from edge_sdk.core.records import Array, Arrival, ModelTensors, RoundData
+from edge_sdk.core.records import Array, Arrival, ModelTensors, RoundData, Segments
 from edge_sdk.core.spec import FederationSpec, MethodSpec, ModalitySpec, ModelSpec, TrainingSpec
-from edge_sdk.learn import local_training
-from edge_sdk.learn.records import Phase, PhaseJob, PhaseResult, RoundView, UpdateView
-from edge_sdk.methods.base import find
+from edge_sdk.learn import aggregation, local_training, params, seeds
+from edge_sdk.learn.records import (
+    Answer,
+    Assignment,
+    Candidate,
+    Cohort,
+    Member,
+    Phase,
+    PhaseJob,
+    PhaseResult,
+    Pool,
+    Query,
+    RoundView,
+    UpdateView,
+)
+from edge_sdk.methods.base import Method, SyncServerRule, find
 from edge_sdk.models import build
 
 NAMES = ("acc", "gyro", "mic")
@@ -103,6 +117,115 @@ def train_round(
         finished.append(phases[0])
         if phases[0].final:
             return result, results
+
+
+@dataclass
+class Federation:
+    """Devices and a synchronous server in one process: what `sync_round` works on, and leaves changed.
+
+    A device has the modalities of its data; its private memory is kept from round to round.
+    """
+
+    spec: FederationSpec
+    data: Mapping[str, RoundData]  # device → its rows
+    seed: int = 1
+    round: int = 0
+    theta: dict[str, Segments] = field(default_factory=dict)  # {}: freshly built
+    state: dict[str, Array] = field(default_factory=dict)  # of the server rule
+    memory: dict[str, dict[str, Array]] = field(default_factory=dict)  # device → its client rule's
+
+    def __post_init__(self) -> None:
+        if not self.theta:
+            self.theta = params.copy(build.initial_tensors(self.spec, self.method.needs))
+        self.state = self.state or dict(self.rule.init())
+
+    @property
+    def method(self) -> Method:
+        return find(self.spec.method.name)
+
+    @property
+    def rule(self) -> SyncServerRule[Any]:
+        rule = self.method.server_rule(self.spec.method.config, self.spec)
+        assert isinstance(rule, SyncServerRule)
+        return rule
+
+    @property
+    def fleet(self) -> tuple[Candidate, ...]:
+        names = self.spec.modality_names
+        return tuple(Candidate(d, tuple(m for m in names if m in self.data[d].x)) for d in sorted(self.data))
+
+
+def sync_round(fed: Federation, *, size: int | None = None, late: tuple[str, ...] = ()) -> Cohort:
+    """Carries out one synchronous round as a coordinator does: query, select, train, weigh.
+
+    Args:
+        fed: the federation; its model, state, memory and round number move on.
+        size: K; every device by default.
+        late: devices that do not come in time: they train, and nothing of it arrives.
+
+    Returns:
+        The cohort that was weighed.
+    """
+    rule, rng = fed.rule, np.random.default_rng(seeds.derive(fed.seed, fed.round, "round"))
+    k = len(fed.data) if size is None else size
+    answers = []
+    for query in rule.query(fed.state, fed.fleet, k, rng):
+        have = {c.device: c.modalities for c in fed.fleet}[query.device]
+        looked_at = tuple(m for m in have if m in query.modalities or not query.modalities)
+        result = _carry_out(fed, query, looked_at, rule.extras(fed.state, query))
+        fed.method.answers.check(result.payload, fed.spec)
+        answers.append(Answer(query.device, looked_at, result.num_samples, result.payload))
+    said = tuple(sorted(answers, key=lambda a: a.device))
+    fed.state |= rule.answered(fed.state, said)
+    members = []
+    for task in rule.select(fed.state, Pool(fed.round, fed.fleet, said, k), rng):
+        result = _carry_out(fed, task, task.modalities, rule.extras(fed.state, task))
+        fed.method.uploads.check(result.payload, fed.spec)
+        if task.device not in late:
+            sizes = (result.num_samples, result.num_steps)
+            members.append(Member(task.device, task.modalities, *sizes, result.payload, result.tensors))
+    return weigh(fed, tuple(sorted(members, key=lambda m: m.device)))
+
+
+def weigh(fed: Federation, members: tuple[Member, ...]) -> Cohort:
+    """Lets the server rule weigh a cohort, carries out what it decided, and returns the cohort."""
+    layout = build.layout(fed.spec, fed.method.needs)
+    cohort = Cohort(fed.round, params.copy(fed.theta), members, layout)
+    weights, patch = fed.rule.weights(fed.state, cohort)
+    made = fed.rule.replaced(fed.state, cohort)
+    params.check(layout, made)
+    aggregation.combine(fed.theta, layout, {m.device: m.tensors for m in members}, aggregation.checked(weights))
+    fed.theta |= params.copy(made)
+    assert all(v.dtype == np.float64 for v in patch.values())
+    fed.state |= patch
+    fed.round += 1
+    return cohort
+
+
+def _carry_out(
+    fed: Federation, task: Assignment | Query, modalities: tuple[str, ...], extras: Mapping[str, Array]
+) -> PhaseResult:  # fmt: skip
+    spec, asks = fed.spec, isinstance(task, Query)
+    rule = (fed.method.query_rule if asks else fed.method.client_rule)(spec.method.config)
+    epochs = task.epochs if asks or task.epochs else spec.training.epochs
+    lr = spec.training.lr * spec.training.lr_decay**fed.round * (1.0 if asks else task.lr_scale)
+    kept: dict[str, Any] = {"memory": fed.memory.get(task.device, {}), "carry": {}, "current": {}}
+    done: list[Phase] = []
+    while True:
+        now = view(modalities, planned=modalities, finished=tuple(done), epochs=epochs, lr=lr)
+        now = replace(now, plan=replace(now.plan, phase=task.phase, batch_size=spec.training.batch_size))
+        step = (rule.inquire if asks else rule.schedule)(now)[0]
+        work = job(
+            spec, step, now, data=fed.data[task.device], start=fed.theta,
+            seed=seeds.derive(fed.seed, task.device, fed.round), **kept,
+        )  # fmt: skip
+        model = build.build(spec, fed.method.needs)
+        result = local_training.train(replace(work, extras=dict(extras)), rule, model)
+        kept = {"memory": result.memory, "carry": result.carry, "current": result.tensors}
+        done.append(step)
+        if step.final:
+            fed.memory[task.device] = result.memory
+            return result
 
 
 def update_view(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from edge_sdk.core.records import Segments
 from edge_sdk.learn.records import Assignment, Candidate, Cohort, Member, Pool
@@ -44,3 +47,20 @@ def test_asks_nothing_and_says_nothing() -> None:
     assert rule.extras({}, Assignment("p", ("acc",))) == {}
     assert rule.answered({}, ()) == {}
     assert rule.figures({}) == {}
+
+
+def test_a_round_is_the_mean_of_those_who_came_each_module_over_those_who_trained_it() -> None:
+    whole, part = learning.round_data(30, 2), learning.round_data(10, 2, seed=3)
+    data = {"p": whole, "q": replace(part, x={"acc": part.x["acc"]}, has={"acc": part.has["acc"]})}
+    fed = learning.Federation(learning.spec(method="fedavg"), data)
+    cohort = learning.sync_round(fed)
+    p, q = cohort.members
+    assert set(q.tensors) == {"encoder.acc", "fusion"}
+    for name in ("encoder.acc", "fusion"):
+        expected = 0.75 * p.tensors[name].params + 0.25 * q.tensors[name].params
+        assert fed.theta[name].params == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(fed.theta["encoder.gyro"].params, p.tensors["encoder.gyro"].params)
+    before = fed.theta["encoder.gyro"].params.copy()
+    learning.sync_round(fed, late=("p",))
+    assert fed.round == 2
+    assert np.array_equal(fed.theta["encoder.gyro"].params, before)  # nobody who came had trained it
