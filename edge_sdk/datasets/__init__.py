@@ -5,7 +5,8 @@ A loader is registered in the group `edge_sdk.datasets` and called as
     load(data: Path | None = None, *, variant: str = "", seed: int = 0) -> Dataset
 
 `data` is the user's copy (a file or a folder; None: what travels with the package, or an error that says where to
-get it), `variant` chooses among forms of one set, `seed` matters only to sets that are drawn at random.
+get it), `variant` chooses among forms and sizes of one set (`datasets.variants` reads it), `seed` matters only to what
+is drawn at random.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Loader(Protocol):
 
 
 def select(name: str, data: Path | None = None, *, seed: int = 0) -> Dataset:
-    """Returns a data set by what a user writes: NAME, NAME:VARIANT or FILE.npz.
+    """Returns a data set by what a user writes: NAME, NAME:FORM,key=value,… or FILE.npz.
 
     Raises:
         PluginError: no data set of that name is installed.

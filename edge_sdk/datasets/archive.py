@@ -1,14 +1,16 @@
-"""Reading users' copies of files: members of .npz files without pickles, and folders that may still be zipped."""
+"""Reading users' copies of files: .npz and MATLAB files without pickles, and folders that may still be zipped."""
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from edge_sdk.core.errors import DataError
+from edge_sdk.core.errors import DataError, PluginError
 from edge_sdk.core.records import Array
 
 Folder = Path | zipfile.Path  # both know /, name, exists(), iterdir() and open()
@@ -44,6 +46,36 @@ def read_npz(path: Path) -> dict[str, Array]:
     return arrays
 
 
+def read_mat(path: Folder, variable: str) -> Array:
+    """Returns one variable of a MATLAB file (version 4 to 7.2), an array of real numbers.
+
+    Raises:
+        DataError: not such a file, damaged, no such variable, or not real numbers.
+        PluginError: scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat, matlab
+    except ImportError as error:
+        raise PluginError("MATLAB files need scipy: pip install 'edge-sdk[datasets]'") from error
+    try:
+        content = loadmat(io.BytesIO(read_bytes(path)), variable_names=[variable])
+    except (*_BROKEN, TypeError, IndexError, matlab.MatReadError) as error:
+        raise DataError(f"{path}: not a readable MATLAB file ({error}); download it again") from error
+    value = content.get(variable)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        found = "no such variable" if value is None else f"{type(value).__name__}"
+        raise DataError(f"{path}: expected an array of numbers {variable}, found {found}")
+    return value
+
+
+def read_bytes(path: Folder) -> bytes:
+    """Returns the content of a file, in an archive or not; DataError if it is missing or damaged."""
+    try:
+        return path.read_bytes()
+    except _BROKEN as error:
+        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+
+
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Returns the open archive; DataError if it is damaged."""
     try:
@@ -52,4 +84,49 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path}: not a readable zip archive ({error}); download it again") from error
 
 
-__all__ = ["Folder", "open_zip", "read_npz"]
+def places(path: Path) -> Iterator[Folder]:
+    """Yields the folders where the files of a download may lie: here, one level below, and in zip archives here.
+
+    Args:
+        path: a folder, or a zip archive.
+    """
+    if path.is_file():
+        yield from _inside_zip(open_zip(path))
+        return
+    yield path
+    yield from sorted(entry for entry in path.iterdir() if entry.is_dir())
+    for archive in sorted(path.glob("*.zip")):
+        yield from _inside_zip(open_zip(archive))
+
+
+def _inside_zip(archive: zipfile.ZipFile) -> Iterator[Folder]:
+    root = zipfile.Path(archive)
+    yield root
+    for entry in sorted(root.iterdir(), key=lambda e: e.name):
+        if entry.is_dir():
+            yield entry
+        elif entry.name.endswith(".zip"):  # some sites wrap the archive in another one
+            yield from _inside_zip(zipfile.ZipFile(entry.open("rb")))
+
+
+def check_complete(what: str, found: Iterable[str], expected: Iterable[str], *, where: str) -> None:
+    """Raises DataError if files that the set consists of are not there; names the first, the counts and the source."""
+    have, all_of_them = set(found), sorted(expected)
+    missing = [name for name in all_of_them if name not in have]
+    if missing:
+        count = f"expected {len(all_of_them)} files, found {len(all_of_them) - len(missing)}"
+        raise DataError(
+            f"{what}: {missing[0]} is missing ({count}); download the set from {where}, or take what there is with "
+            "the option partial=true"
+        )
+
+
+def check_finite(values: Array, what: str) -> None:
+    """Raises DataError if a number is NaN or infinite; names the first row (of axis 0) that holds one."""
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(f"{what}: row {row} holds NaN or Inf ({int(bad.sum())} such rows); download the file again")
+
+
+__all__ = ["Folder", "check_complete", "check_finite", "open_zip", "places", "read_bytes", "read_mat", "read_npz"]

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from edge_sdk.core.errors import DataError
 from edge_sdk.core.records import Dataset, Float32, Int64
+from edge_sdk.datasets import variants
+from edge_sdk.datasets.variants import VariantOptions
 
 SAMPLES, CLASSES, FEATURES, TEST_SHARE = 2400, 6, 32, 0.2
 
@@ -28,18 +31,22 @@ class Source:
 
 
 STRONG, MIDDLE, WEAK = Source("strong", 3.0, 1.0), Source("middle", 2.0, 0.6), Source("weak", 1.5, 0.3)
-VARIANTS = {"": (STRONG, WEAK), "pair": (STRONG, WEAK), "triple": (STRONG, MIDDLE, WEAK)}
+SOURCES = {"pair": (STRONG, WEAK), "triple": (STRONG, MIDDLE, WEAK)}
+
+
+class Options(VariantOptions):
+    """Two modalities or three."""
+
+    form: Literal["pair", "triple"] = "pair"
 
 
 def load(data: Path | None = None, *, variant: str = "", seed: int = 0) -> Dataset:
     """Returns a set of 2,400 rows, four fifths of them for training; the same seed gives the same rows."""
     if data is not None:
         raise DataError(f"synthetic is drawn at random and reads no files: leave out {data}")
-    if variant not in VARIANTS:
-        raise DataError(f"synthetic has no variant {variant!r}; expected pair or triple")
-    rng = np.random.default_rng([seed, len(VARIANTS[variant])])
+    sources = SOURCES[variants.read("synthetic", variant, Options).form]
+    rng = np.random.default_rng([seed, len(sources)])
     y: Int64 = rng.permutation(np.arange(SAMPLES, dtype=np.int64) % CLASSES)
-    sources = VARIANTS[variant]
     return Dataset(
         name="synthetic",
         x={s.name: _features(s, y, rng) for s in sources},
@@ -59,4 +66,4 @@ def _features(source: Source, y: Int64, rng: np.random.Generator) -> Float32:
     return features
 
 
-__all__ = ["MIDDLE", "STRONG", "VARIANTS", "WEAK", "Source", "load"]
+__all__ = ["MIDDLE", "SOURCES", "STRONG", "WEAK", "Options", "Source", "load"]

@@ -15,14 +15,16 @@ zip in which the site wraps it), the unpacked folder, a folder that holds either
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from edge_sdk.core.errors import DataError
 from edge_sdk.core.records import Array, Dataset, Float32, Int64
-from edge_sdk.datasets.archive import Folder, open_zip, read_npz
+from edge_sdk.datasets import variants
+from edge_sdk.datasets.archive import Folder, places, read_npz
+from edge_sdk.datasets.variants import VariantOptions
 
 WHERE = "https://archive.ics.uci.edu/dataset/240/human+activity+recognition+using+smartphones"
 EXCERPT = Path(__file__).parent / "data" / "uci_har_excerpt.npz"
@@ -32,8 +34,14 @@ SIGNALS = {
     "gyro": "body_gyro",
     "body": "body_acc",
 }  # modality → start of the official file names
-VARIANTS = {"": ("acc", "gyro"), "body": ("acc", "gyro", "body")}
+MODALITIES = {"phone": ("acc", "gyro"), "body": ("acc", "gyro", "body")}
 RATE_HZ, LENGTH = 50.0, 128
+
+
+class Options(VariantOptions):
+    """`uci_har:body` has the third modality."""
+
+    form: Literal["phone", "body"] = "phone"
 
 
 def load(data: Path | None = None, *, variant: str = "", seed: int = 0) -> Dataset:
@@ -42,43 +50,24 @@ def load(data: Path | None = None, *, variant: str = "", seed: int = 0) -> Datas
     Raises:
         DataError: a file is missing or malformed; names it, what was expected and where to get it.
     """
-    if variant not in VARIANTS:
-        raise DataError(f"uci_har has no variant {variant!r}; expected uci_har or uci_har:body")
+    modalities = MODALITIES[variants.read("uci_har", variant, Options).form]
     path = EXCERPT if data is None else data
     if path.suffix == ".npz":
-        return _load_excerpt(path, VARIANTS[variant])
+        return _load_excerpt(path, modalities)
     root = _find_root(path)
-    return _join([_read_side(root, side, VARIANTS[variant]) for side in ("train", "test")])
+    return _join([_read_side(root, side, modalities) for side in ("train", "test")])
 
 
 def _find_root(path: Path) -> Folder:
     """Returns the folder that holds train/ and test/, in `path` itself, below it, or in an archive there."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected the archive of UCI-HAR, from {WHERE}")
-    for folder in _candidates(path):
-        if (folder / "train" / "y_train.txt").exists() or (folder / "test" / "y_test.txt").exists():
+    for folder in places(path):
+        if any((folder / side / "Inertial Signals").exists() for side in ("train", "test")):
             return folder
-    raise DataError(f"{path}: found no train/y_train.txt; expected the archive of UCI-HAR or its folder, from {WHERE}")
-
-
-def _candidates(path: Path) -> Iterator[Folder]:
-    if path.is_file():
-        yield from _inside_zip(open_zip(path))
-        return
-    yield path
-    yield path / "UCI HAR Dataset"
-    for archive in sorted(path.glob("*.zip")):
-        yield from _inside_zip(open_zip(archive))
-
-
-def _inside_zip(archive: zipfile.ZipFile) -> Iterator[Folder]:
-    root = zipfile.Path(archive)
-    yield root
-    for entry in sorted(root.iterdir(), key=lambda e: e.name):
-        if entry.is_dir():
-            yield entry
-        elif entry.name.endswith(".zip"):  # the site wraps the archive in another one
-            yield from _inside_zip(zipfile.ZipFile(entry.open("rb")))
+    raise DataError(
+        f"{path}: found no train/Inertial Signals; expected the archive of UCI-HAR or its folder, from {WHERE}"
+    )
 
 
 def _read_side(root: Folder, side: str, modalities: tuple[str, ...]) -> Dataset:

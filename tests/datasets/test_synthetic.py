@@ -42,7 +42,7 @@ def test_split_and_classes() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(DataError, match="no variant 'quad'"):
+    with pytest.raises(DataError, match="form: Input should be 'pair' or 'triple', found 'quad'"):
         select("synthetic:quad")
     with pytest.raises(PluginError, match="uci_har"):
         select("no_such_set")

@@ -97,7 +97,7 @@ def test_missing_things_are_named_with_their_source(official: Path, tmp_path: Pa
     with pytest.raises(DataError, match=r"nowhere: no such file or folder.*archive\.ics\.uci\.edu"):
         uci_har.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"found no train/y_train\.txt.*archive\.ics\.uci\.edu"):
+    with pytest.raises(DataError, match=r"found no train/Inertial Signals.*archive\.ics\.uci\.edu"):
         uci_har.load(tmp_path / "empty")
     (official / "test" / "Inertial Signals" / "body_gyro_y_test.txt").unlink()
     with pytest.raises(DataError, match=r"body_gyro_y_test\.txt: missing.*archive\.ics\.uci\.edu"):
@@ -182,7 +182,7 @@ def test_the_excerpt_is_made_from_the_official_layout(official: Path, tmp_path: 
 def test_wrong_excerpts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="without body"):
         uci_har.load(variant="body")
-    with pytest.raises(DataError, match="no variant 'nine'"):
+    with pytest.raises(DataError, match="form: Input should be 'phone' or 'body', found 'nine'"):
         uci_har.load(variant="nine")
     path = tmp_path / "wrong.npz"
     np.savez(
