@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edge_sdk.core.errors import ConfigError, ShapeMismatch
 from edge_sdk.core.records import Array, ModelLayout, ModelTensors, Segments, TensorSpec
@@ -49,6 +50,37 @@ def modality_wise(cohort: Cohort, value: Callable[[Member], float] = by_samples)
         value: a member's weight before it is normalised; n_k by default.
     """
     return Weights({name: normalised({m.device: value(m) for m in own}) for name, own in owners(cohort).items()})
+
+
+def blocks(cohort: Cohort, module: str, segment: str) -> tuple[str, ...]:
+    """Returns the blocks "module:tensor" of one segment of a module, "params" or "stats".
+
+    Raises:
+        ConfigError: the cohort does not say how the module is laid out.
+    """
+    if module not in cohort.layout:
+        raise ConfigError(f"the rule weighs {module!r} tensor by tensor, and the cohort came without its layout")
+    return tuple(f"{module}:{t.name}" for t in cohort.layout[module].tensors if t.segment == segment)
+
+
+def averaged_statistics(cohort: Cohort) -> Weights:
+    """Returns n_k-weighted means of running statistics alone, for rules whose other weights may leave [0, 1].
+
+    A variance must not be extrapolated: it could become negative.
+    """
+    shares = modality_wise(cohort).by_block
+    with_stats = [name for name in shares if cohort.start[name].stats.size]
+    return Weights({block: shares[name] for name in with_stats for block in blocks(cohort, name, "stats")})
+
+
+def made(cohort: Cohort, module: str, params: NDArray[np.float64]) -> Segments:
+    """Returns a module that a rule has made itself: its params, n_k-weighted means of statistics, newest counters."""
+    members = [m for m in cohort.members if module in m.tensors]
+    shares = normalised({m.device: by_samples(m) for m in members})
+    before = cohort.start[module]
+    stats = sum((shares[m.device] * m.tensors[module].stats.astype(np.float64) for m in members), 0.0 * before.stats)
+    counters = np.max([before.counters, *(m.tensors[module].counters for m in members)], axis=0)
+    return Segments(params.astype(np.float32), np.asarray(stats, np.float32), counters)
 
 
 def combine(
@@ -119,4 +151,15 @@ def checked(weights: Weights) -> Weights:
     return weights
 
 
-__all__ = ["MEAN_KERNEL", "by_samples", "checked", "combine", "modality_wise", "normalised", "owners"]
+__all__ = [
+    "MEAN_KERNEL",
+    "averaged_statistics",
+    "blocks",
+    "by_samples",
+    "checked",
+    "combine",
+    "made",
+    "modality_wise",
+    "normalised",
+    "owners",
+]
