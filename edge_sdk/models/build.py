@@ -19,6 +19,7 @@ from edge_sdk.core.spec import FederationSpec, ModalitySpec
 from edge_sdk.learn import params, seeds
 from edge_sdk.learn.records import NO_NEEDS, Needs
 from edge_sdk.models.fusion import CosineFusion, Fusion, LinearFusion, MlpFusion
+from edge_sdk.models.pretrained import Pretrained
 
 AUTO: Mapping[int, str] = {1: "mlp", 2: "cnn1d", 3: "cnn2d"}  # dimensions of a window → encoder
 
@@ -106,8 +107,16 @@ def build(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> Fused
 
 
 def initial_tensors(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> ModelTensors:
-    """Returns the values of a freshly built model: version 0."""
-    return params.read(build(spec, needs, seed).named())
+    """Returns the values of a freshly built model: version 0, the only place where encoders read their checkpoints.
+
+    Raises:
+        ConfigError: a checkpoint is not there, or does not fit; besides what `build` raises.
+    """
+    model = build(spec, needs, seed)
+    for encoder in model.encoders.values():
+        if isinstance(encoder, Pretrained):
+            encoder.load_weights()
+    return params.read(model.named())
 
 
 def layout(spec: FederationSpec, needs: Needs = NO_NEEDS) -> ModelLayout:

@@ -51,13 +51,15 @@ def groups(channels: int) -> int:
     return next(g for g in range(max(1, min(8, channels // 4)), 0, -1) if channels % g == 0)
 
 
-def _at_least(least: int, name: str, **sizes: int) -> None:
+def at_least(least: int, name: str, **sizes: int) -> None:
+    """Raises ConfigError if one of a modality's encoder_config sizes is smaller than `least`."""
     for key, value in sizes.items():
         if value < least:
             raise ConfigError(f"modality {name}: encoder_config.{key} must be at least {least}, found {value}")
 
 
-def _dims(modality: ModalitySpec, wanted: int, layout: str) -> None:
+def dims(modality: ModalitySpec, wanted: int, layout: str) -> None:
+    """Raises ConfigError if the modality's shape has not `wanted` dimensions."""
     if len(modality.shape) != wanted:
         raise ConfigError(f"modality {modality.name}: expected a shape {layout}, found {modality.shape}")
 
@@ -74,8 +76,8 @@ class Cnn1d(nn.Module):
 
     def __init__(self, modality: ModalitySpec, feature_dim: int, *, width: int = 24, kernel: int = 5) -> None:
         super().__init__()
-        _dims(modality, 2, "(channels, length)")
-        _at_least(1, modality.name, width=width, kernel=kernel)
+        dims(modality, 2, "(channels, length)")
+        at_least(1, modality.name, width=width, kernel=kernel)
         wide = 2 * width
         self.standardise = Standardise(modality)
         self.body = nn.Sequential(
@@ -108,8 +110,8 @@ class Cnn2d(nn.Module):
 
     def __init__(self, modality: ModalitySpec, feature_dim: int, *, width: int = 16) -> None:
         super().__init__()
-        _dims(modality, 3, "(channels, height, width)")
-        _at_least(1, modality.name, width=width)
+        dims(modality, 3, "(channels, height, width)")
+        at_least(1, modality.name, width=width)
         self.standardise = Standardise(modality)
         self.body = nn.Sequential(
             _block2d(modality.shape[0], width, stride=2),
@@ -141,8 +143,8 @@ class Mlp(nn.Module):
 
     def __init__(self, modality: ModalitySpec, feature_dim: int, *, hidden: int = 64) -> None:
         super().__init__()
-        _dims(modality, 1, "(features,)")
-        _at_least(2, modality.name, hidden=hidden)
+        dims(modality, 1, "(features,)")
+        at_least(2, modality.name, hidden=hidden)
         self.standardise = Standardise(modality)
         self.body = nn.Sequential(
             nn.Linear(modality.shape[0], hidden),
@@ -158,4 +160,4 @@ class Mlp(nn.Module):
         return h
 
 
-__all__ = ["Cnn1d", "Cnn2d", "Mlp", "Standardise", "groups"]
+__all__ = ["Cnn1d", "Cnn2d", "Mlp", "Standardise", "at_least", "dims", "groups"]

@@ -31,12 +31,12 @@ from tests.helpers.plugins import registered
 from tests.helpers.specs import har_spec, tri_spec
 
 NO_NEEDS = Needs()
-SHAPES = {"cnn1d": (4, 40), "cnn2d": (3, 14, 18), "mlp": (11,)}  # a window for every encoder on offer
+SHAPES = {"cnn1d": (4, 40), "cnn2d": (3, 14, 18), "mlp": (11,)}  # a window for every encoder that `auto` chooses
 ODD = ("3d-acc_", "keys", "input", "weight")  # legal names of modalities
 
 
 def encoders_spec() -> FederationSpec:
-    """One modality for every encoder on offer, odd sizes, odd names, constants in every input."""
+    """One modality for every encoder that `auto` chooses, odd sizes, odd names, constants in every input."""
     modalities = tuple(
         ModalitySpec(
             name=odd,
@@ -45,7 +45,7 @@ def encoders_spec() -> FederationSpec:
             mean=tuple(0.1 * i for i in range(SHAPES[encoder][0])),
             std=tuple(1.0 + 0.2 * i for i in range(SHAPES[encoder][0])),
         )
-        for odd, encoder in zip(ODD, registry.names("encoders"), strict=False)
+        for odd, encoder in zip(ODD, SHAPES, strict=False)
     )
     return tri_spec(fusion="linear", modalities=modalities)
 
@@ -78,8 +78,9 @@ def test_swapped_weights_give_the_logits_of_torch(case: str) -> None:
         assert_parity(graph, spec, needs, tensors)
 
 
-def test_every_encoder_on_offer_is_among_the_cases() -> None:
-    assert set(SHAPES) == set(registry.names("encoders"))
+def test_every_encoder_that_auto_chooses_is_among_the_cases() -> None:
+    assert set(SHAPES) == set(build.AUTO.values())
+    assert set(SHAPES) <= set(registry.names("encoders"))
 
 
 def test_the_graph_is_small_open_and_readable_by_old_runtimes() -> None:
