@@ -23,7 +23,7 @@ from edge_sdk.core.errors import ConfigError, StoreError
 from edge_sdk.core.records import Array, ModelLayout, ModelTensors, Segments, Update, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn import params
-from edge_sdk.learn.blending import KERNEL, blend
+from edge_sdk.learn.blending import KERNEL, TORCH, Kernels, blend, kernels
 from edge_sdk.learn.records import Rates, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, Method, find
 from edge_sdk.models.build import initial_tensors, layout
@@ -64,6 +64,7 @@ class Ledger:
         self._theta: dict[str, Segments] = {}
         self._state: dict[str, Floats] = {}
         self._checkpoint_number = 0
+        self._kernels: Kernels = TORCH
 
     def open(self, init: ModelTensors | None, seed: int) -> Opened:
         """Takes the store and brings the model up to date.
@@ -76,6 +77,7 @@ class Ledger:
             StoreError: the store is in use, broken, or belongs to another federation.
         """
         found = self._store.open()
+        self._kernels = kernels(sum(module.params for module in self.layout.values()))
         about = self._about()
         if found is None:
             self._create(about, init, seed)
@@ -170,7 +172,7 @@ class Ledger:
         self._carry_out(entry, update, base)
 
     def _carry_out(self, entry: Entry, update: Update, base: ModelTensors) -> None:
-        blend(self._theta, base, update, Rates(entry.rates, entry.op))
+        blend(self._theta, base, update, Rates(entry.rates, entry.op), self._kernels)
         self._state.update(entry.patch)
         self.number = entry.version
         self.updates += 1

@@ -142,6 +142,31 @@ class FieldCompute(Compute):
         self._lanes.clear()
 
 
+class Crew:
+    """Threads that help whoever calls through one long piece of arithmetic that does not hold the GIL.
+
+    Every one of them runs the same job once; the job itself shares out the work, and returns when none is left. A
+    helper that has not begun by then (its core is taken, or the process is a fork without the threads) is not awaited.
+
+    Args:
+        helpers: at most so many threads besides the caller's.
+    """
+
+    def __init__(self, helpers: int) -> None:
+        self._helpers = helpers
+        self._pool = ThreadPoolExecutor(max(helpers, 1), thread_name_prefix="edge-crew")
+
+    def run(self, threads: int, job: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Runs the job here and on `threads` − 1 helpers; returns when nobody is at work any more."""
+        helpers = [self._pool.submit(job, *args, **kwargs) for _ in range(min(threads - 1, self._helpers))]
+        try:
+            job(*args, **kwargs)
+        finally:
+            for helper in helpers:
+                if not helper.cancel():
+                    helper.result()
+
+
 def _inline(job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """Runs the job now; what it returns or raises is seen when its modelled time is up, as with workers."""
     future: Future[T] = Future()
@@ -185,4 +210,4 @@ def cost_ns(seconds: float) -> int:
     return round(seconds * NS)
 
 
-__all__ = ["SHORT", "TRAIN", "Compute", "FieldCompute", "InlineCompute", "ModelledCompute", "cost_ns"]
+__all__ = ["SHORT", "TRAIN", "Compute", "Crew", "FieldCompute", "InlineCompute", "ModelledCompute", "cost_ns"]

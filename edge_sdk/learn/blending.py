@@ -13,56 +13,115 @@ with the same fused multiply-add, so results are bitwise equal for any number of
 holds this). Other formulas for the same mixing differ by up to 5e-7, and CPUs without FMA round differently: the
 journal therefore records `KERNEL`, and promises equal bits only for one kernel on one CPU capability class.
 
-Blocks of 4 MiB keep θ in cache between the two passes of the delta kernel; smaller ones lose more to torch's cost per
-call, and to a barrier of its threads per call, than nearer caches give back. torch has no operation that adds three
-vectors in one pass: `docs/benchmarks.md` says what the second pass costs, and what the barriers do on a busy machine.
+Two implementations of the same arithmetic, one name in the journal. torch has no operation that adds three vectors in
+one pass; blocks of 4 MiB keep θ in cache between the two that a delta update takes. `fused` takes one, and does without
+torch's barrier per call. `kernels` loads it for models large enough to pay for that, if numba is installed and every
+bit of a trial is torch's; so a store written with either recovers to the same bits with the other.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 
+from edge_sdk.core.compute import Crew
 from edge_sdk.core.errors import ShapeMismatch
 from edge_sdk.core.records import Array, ModelTensors, Segments, Update
 from edge_sdk.learn.records import Rates
 
 KERNEL = "torch-lerp-1"
-BLOCK = 1 << 20  # elements per block, 4 MiB of float32
+BLOCK = 1 << 20  # elements per block of a two-pass kernel, 4 MiB of float32
+FUSED_FROM = 1 << 22  # parameters of a model: below, a second's start and 120 MB would save less than 0.1 ms per update
+SHARED_FROM = 1 << 21  # parameters of a module: below, waking a helper takes longer than it saves
 
-Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], None]
+Kernel = Callable[[Array, Array, Array, float], None]  # θ, the update, its base, rate
+Kernels = Mapping[tuple[str, str], Kernel]  # (rates.op, update.kind) → kernel
+
+log = logging.getLogger(__name__)
 
 
-def _mix_full(theta: torch.Tensor, new: torch.Tensor, _base: torch.Tensor, rate: float) -> None:
-    theta.lerp_(new, rate)
+def _mix_full(theta: Array, new: Array, _base: Array, rate: float) -> None:
+    torch.from_numpy(theta).lerp_(_read(new), rate)
 
 
-def _mix_delta(theta: torch.Tensor, change: torch.Tensor, base: torch.Tensor, rate: float) -> None:
-    for t, d, b in zip(torch.split(theta, BLOCK), torch.split(change, BLOCK), torch.split(base, BLOCK), strict=True):
+def _mix_delta(theta: Array, change: Array, base: Array, rate: float) -> None:
+    vectors = (torch.from_numpy(theta), _read(change), _read(base))
+    for t, d, b in zip(*(torch.split(v, BLOCK) for v in vectors), strict=True):
         t.lerp_(b, rate).add_(d, alpha=rate)
 
 
-def _add_delta(theta: torch.Tensor, change: torch.Tensor, _base: torch.Tensor, rate: float) -> None:
-    theta.add_(change, alpha=rate)
+def _add_delta(theta: Array, change: Array, _base: Array, rate: float) -> None:
+    torch.from_numpy(theta).add_(_read(change), alpha=rate)
 
 
-def _add_full(theta: torch.Tensor, new: torch.Tensor, base: torch.Tensor, rate: float) -> None:
-    for t, n, b in zip(torch.split(theta, BLOCK), torch.split(new, BLOCK), torch.split(base, BLOCK), strict=True):
+def _add_full(theta: Array, new: Array, base: Array, rate: float) -> None:
+    vectors = (torch.from_numpy(theta), _read(new), _read(base))
+    for t, n, b in zip(*(torch.split(v, BLOCK) for v in vectors), strict=True):
         t.add_(n, alpha=rate).add_(b, alpha=-rate)
 
 
-# (rates.op, update.kind) → kernel and whether it reads the base
-_KERNELS: Mapping[tuple[str, str], tuple[Kernel, bool]] = {
-    ("mix", "full"): (_mix_full, False),
-    ("mix", "delta"): (_mix_delta, True),
-    ("add", "delta"): (_add_delta, False),
-    ("add", "full"): (_add_full, True),
+TORCH: Kernels = {
+    ("mix", "full"): _mix_full,
+    ("mix", "delta"): _mix_delta,
+    ("add", "delta"): _add_delta,
+    ("add", "full"): _add_full,
 }
+_READS_BASE = frozenset((("mix", "delta"), ("add", "full")))
 
 
-def blend(theta: Mapping[str, Segments], base: ModelTensors | None, update: Update, rates: Rates) -> None:
+def kernels(size: int) -> Kernels:
+    """Returns the fastest kernels for a model of so many parameters; may compile, which takes seconds."""
+    return _fused() if size >= FUSED_FROM else TORCH
+
+
+def _fused() -> Kernels:
+    """Returns numba's kernels where it is installed and this CPU gives torch's bits."""
+    try:
+        from edge_sdk.learn import fused
+    except ImportError as error:
+        log.info("a large model's delta updates are mixed in two passes, not one: %s", error)
+        return TORCH
+    crew = Crew((os.cpu_count() or 1) - 1)
+    made: Kernels = {case: partial(_share, crew, loop, TORCH[case]) for case, loop in fused.LOOPS.items()}
+    if not _same_bits(made):
+        log.info(
+            "a large model's delta updates are mixed in two passes, not one: numba rounds unlike torch on this CPU"
+        )
+        return TORCH
+    return made
+
+
+def _share(
+    crew: Crew, loop: Callable[..., None], torch_kernel: Kernel, theta: Array, new: Array, base: Array, rate: float
+) -> None:  # fmt: skip
+    if not all(a.dtype == np.float32 and a.flags.c_contiguous and a.flags.aligned for a in (theta, new, base)):
+        return torch_kernel(theta, new, base, rate)
+    claimed = np.zeros(1, np.uint64)
+    crew.run(torch.get_num_threads() if theta.size >= SHARED_FROM else 1, loop, claimed, theta, new, base, rate)
+    return None
+
+
+def _same_bits(made: Kernels) -> bool:
+    """Returns whether these kernels give torch's bits: in vector bodies and tails, from both ends of a lerp, beyond."""
+    theta, new, base = np.random.default_rng(0).standard_normal((3, 1021), dtype=np.float32)
+    for case, kernel in made.items():
+        for rate in (0.1, 0.4999, 0.5, 0.9, 1.0, 1.7, -0.3):
+            ours, torchs = theta.copy(), theta.copy()
+            kernel(ours, new, base, rate)
+            TORCH[case](torchs, new, base, rate)
+            if ours.tobytes() != torchs.tobytes():
+                return False
+    return True
+
+
+def blend(
+    theta: Mapping[str, Segments], base: ModelTensors | None, update: Update, rates: Rates, kernels: Kernels = TORCH
+) -> None:  # fmt: skip
     """Mixes an update into `theta` in place, each module with its own rate.
 
     Args:
@@ -70,19 +129,20 @@ def blend(theta: Mapping[str, Segments], base: ModelTensors | None, update: Upda
         base: the version the update was trained from; may be None where the kernel does not read it.
         update: decoded update, full or delta.
         rates: what the server rule decided.
+        kernels: what to compute with; the bits are the same.
 
     Raises:
         ShapeMismatch: tensors that do not fit; nothing has been changed then.
     """
-    kernel, reads_base = _KERNELS[rates.op, update.kind]
-    bases = _bases(base, update, reads_base=reads_base)
+    case = (rates.op, update.kind)
+    bases = _bases(base, update, reads_base=case in _READS_BASE)
     for name, new in update.tensors.items():
         _check(name, theta, new, bases[name])
     with torch.inference_mode():
         for name, new in update.tensors.items():
             rate = float(rates.by_module[name])
             if rate != 0.0:
-                _blend_module(kernel, theta[name], new, base=bases[name], rate=rate)
+                _blend_module(kernels[case], theta[name], new, base=bases[name], rate=rate)
 
 
 def _bases(base: ModelTensors | None, update: Update, *, reads_base: bool) -> ModelTensors:
@@ -110,7 +170,7 @@ def _check(name: str, theta: Mapping[str, Segments], new: Segments, base: Segmen
 
 
 def _blend_module(kernel: Kernel, theta: Segments, new: Segments, *, base: Segments, rate: float) -> None:
-    kernel(torch.from_numpy(theta.params), _read(new.params), _read(base.params), rate)
+    kernel(theta.params, new.params, base.params, rate)
     if theta.stats.size:
         torch.from_numpy(theta.stats).lerp_(_read(new.stats), min(rate, 1.0))
     np.copyto(theta.counters, new.counters)
@@ -137,4 +197,4 @@ class _Holder:
         self.owner = owner
 
 
-__all__ = ["BLOCK", "KERNEL", "blend"]
+__all__ = ["BLOCK", "FUSED_FROM", "KERNEL", "TORCH", "Kernel", "Kernels", "blend", "kernels"]

@@ -1,10 +1,11 @@
 """Mixing updates into a model of 11.7 million parameters (a ResNet-18), in process and in place.
 
 Limits measured in the same run, on the same memory and with as many threads: for a full update every in-place lerp we
-know (torch, blocked numpy, numba where it is installed), for a delta update numba's one pass over the same formula,
-and `torch.addcmul_`, another formula with the same traffic: three vectors read, one written. Each peer runs right
-beside ours, in alternating order; the ratio is the median of the pairs' (peer's time / our time), so that other work on
-the machine meets both. The lowest ratio counts for full updates; a delta update has one row per kernel.
+know (torch, blocked numpy, numba), for a delta update numba's parallel loop over the same formula, and
+`torch.addcmul_`, another formula with the same traffic: three vectors read, one written. Each peer runs right beside
+ours, in alternating order; the ratio is the median of the pairs' (peer's time / our time), so that other work on the
+machine meets both. On one thread, which waits for nobody, it is CPU time: wall time on a busy machine says how often
+the core was lost. The lowest ratio counts for full updates; a delta update has one row per kernel.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ PAIRS = 30
 UPDATES = 500
 
 Run = Callable[[], None]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,17 @@ def _mixing() -> list[dict[str, Any]]:
     model, bases, rates = {"m": Segments(theta)}, {"m": Segments(base)}, Rates({"m": RATE})
     full, delta = _update(new, "full"), _update(change, "delta")
     lerps, triples = _lerps(theta, new), _triples(theta, base, change)
+    kernels = blending.kernels(SIZE)
     most = torch.get_num_threads()
     rows = []
     for threads in dict.fromkeys((most, 1)):
         _set_threads(threads)
+        clock = time.perf_counter if threads > 1 else time.process_time
         where = f"{threads} thread{'s' if threads > 1 else ''}"
-        beside = _beside(lambda: blending.blend(model, None, full, rates), lerps)
+        beside = _beside(lambda: blending.blend(model, None, full, rates, kernels), lerps, clock)
         name = min(beside, key=lambda name: beside[name].ratio)
         rows.append(_kernel_row(f"mixing.full_11.7M, {where}", beside[name], f"best in-place lerp: {name}"))
-        beside = _beside(lambda: blending.blend(model, bases, delta, rates), triples)
+        beside = _beside(lambda: blending.blend(model, bases, delta, rates, kernels), triples, clock)
         rows += [
             _kernel_row(f"mixing.delta_11.7M, {where}, beside {name}", pair, "bare three-operand kernel")
             for name, pair in beside.items()
@@ -184,7 +188,7 @@ def _update(values: np.ndarray, kind: str) -> Update:
     return Update(key, "t", base, "", kind, {"m": Segments(values)}, num_samples=1, num_steps=1, modalities=())
 
 
-def _beside(ours: Run, peers: Mapping[str, Run]) -> dict[str, Pair]:
+def _beside(ours: Run, peers: Mapping[str, Run], clock: Clock = time.perf_counter) -> dict[str, Pair]:
     """Returns ours beside each peer, measured in pairs whose order alternates."""
     for go in (ours, *peers.values()):
         go()
@@ -193,7 +197,7 @@ def _beside(ours: Run, peers: Mapping[str, Run]) -> dict[str, Pair]:
     for i in range(PAIRS):
         for name, peer in peers.items():
             first, second = (ours, peer) if i % 2 else (peer, ours)
-            pair = (_time(first), _time(second))
+            pair = (_time(first, clock), _time(second, clock))
             times[name].append(pair if i % 2 else pair[::-1])
     return {
         name: Pair(statistics.median(m for m, _ in pairs), statistics.median(t / m for m, t in pairs))
@@ -201,10 +205,10 @@ def _beside(ours: Run, peers: Mapping[str, Run]) -> dict[str, Pair]:
     }
 
 
-def _time(go: Run) -> float:
-    start = time.perf_counter()
+def _time(go: Run, clock: Clock) -> float:
+    start = clock()
     go()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _row(name: str, value: float, unit: str, reference: str, ratio: float) -> dict[str, Any]:

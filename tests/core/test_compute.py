@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from edge_sdk.core.clock import NS, VirtualClock, WallClock, run_virtual
-from edge_sdk.core.compute import SHORT, TRAIN, FieldCompute, InlineCompute, ModelledCompute, cost_ns
+from edge_sdk.core.compute import SHORT, TRAIN, Crew, FieldCompute, InlineCompute, ModelledCompute, cost_ns
 from edge_sdk.core.errors import ComputeError
 
 _MARK: list[str] = []
@@ -27,6 +27,20 @@ async def main():
     await asyncio.sleep(60)
 
 asyncio.run(main())
+"""
+
+FORK = """
+import os, warnings
+from edge_sdk.core.compute import Crew
+
+warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads
+crew, done = Crew(1), []
+crew.run(2, done.append, 0)
+child = os.fork()
+if child == 0:
+    crew.run(2, done.append, 0)  # the helper's thread is not in this process
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -241,3 +255,52 @@ class TestField:
 
 def test_cost() -> None:
     assert cost_ns(0.1) == 100_000_000
+
+
+def test_a_crew_runs_the_job_here_and_there_at_the_same_time() -> None:
+    together, seen = threading.Barrier(3, timeout=30), []
+
+    def job(what: str) -> None:
+        together.wait()
+        seen.append((what, threading.current_thread() is threading.main_thread()))
+
+    Crew(2).run(3, job, "x")
+    assert sorted(seen) == [("x", False), ("x", False), ("x", True)]
+
+
+def test_a_crew_is_no_larger_than_it_was_made_and_one_thread_hands_nothing_over() -> None:
+    seen: list[threading.Thread] = []
+    crew = Crew(1)
+    crew.run(1, lambda: seen.append(threading.current_thread()))
+    assert seen == [threading.current_thread()]
+    together = threading.Barrier(2, timeout=30)
+    crew.run(9, together.wait)
+
+
+def test_a_helper_that_has_not_begun_is_not_awaited() -> None:
+    crew, busy, free = Crew(1), threading.Barrier(2, timeout=30), threading.Event()
+
+    def occupy() -> None:
+        busy.wait()
+        free.wait(30)
+
+    other = threading.Thread(target=crew.run, args=(2, occupy))
+    other.start()  # itself at the barrier with its only helper; then both wait to be freed
+    seen: list[int] = []
+    deadline = time.monotonic() + 30
+    while busy.n_waiting or not other.is_alive():
+        assert time.monotonic() < deadline
+    crew.run(2, seen.append, 1)
+    assert seen == [1]
+    free.set()
+    other.join(30)
+
+
+def test_an_error_of_the_job_is_raised() -> None:
+    with pytest.raises(ValueError, match="broken"):
+        Crew(1).run(2, fail, "broken")
+
+
+def test_a_crew_works_on_alone_after_a_fork() -> None:
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "7\n", run.stderr

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.config import PublishConfig
+from coordinator.config import PublishConfig, StoreConfig
 from coordinator.service.ledger import Ledger
 from coordinator.store import SqliteStore, maintenance, rows
 from edge_sdk.codecs import wire
 from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.messages import Fetch
+from edge_sdk.learn import blending
 from tests.helpers.field import config_of, federation, spec_of
 
 UPDATES = 10
@@ -77,6 +78,34 @@ def test_the_whole_journal_replays_to_the_same_bits(tmp_path: Path, whole: tuple
         ledger = Ledger(spec_of(), store)
         assert ledger.open(None, 0).replayed == UPDATES
         assert f"digest {wire.params_digest(ledger.tensors)}" == whole[1]
+
+
+@pytest.mark.parametrize(("written", "recovered"), [("torch", "fused"), ("fused", "torch")])
+def test_a_store_recovers_to_the_same_bits_whatever_the_kernels_on_either_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, recovered: str
+) -> None:
+    pytest.importorskip("numba", reason="one-pass mixing needs numba: install the extra `fused`")
+    first_model_size = {"torch": sys.maxsize, "fused": 1}
+
+    async def main(clock: VirtualClock) -> str:
+        never = config_of(store=StoreConfig(checkpoint_every=100))
+        async with federation(clock, config=never, store=SqliteStore(tmp_path / "store", keep="all")) as world:
+            device = await world.peer()
+            for _ in range(3):
+                await device.contribute()
+            return wire.params_digest(world.center.tensors)
+
+    monkeypatch.setattr(blending, "FUSED_FROM", first_model_size[written])
+    digest = run_virtual(main)
+    for path in (tmp_path / "store" / "checkpoints").glob("*"):
+        if not path.name.startswith("0000000000"):
+            path.unlink()  # what the coordinator wrote when it ended: replay starts at the first version
+    monkeypatch.setattr(blending, "FUSED_FROM", first_model_size[recovered])
+    with closing(SqliteStore(tmp_path / "store", keep="all")) as store:
+        ledger = Ledger(spec_of(), store)
+        opened = ledger.open(None, 0)
+        assert (opened.replayed, opened.same_bits) == (3, True)
+        assert wire.params_digest(ledger.tensors) == digest
 
 
 def test_after_a_restored_backup_nothing_of_the_lost_time_is_applied(tmp_path: Path) -> None:

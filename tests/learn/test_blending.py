@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edge_sdk.learn
 from edge_sdk.core.errors import ShapeMismatch
 from edge_sdk.core.records import Segments, Update, UpdateKey, VersionId
 from edge_sdk.learn import blending
+from edge_sdk.learn.blending import TORCH, Kernels
 from edge_sdk.learn.records import Rates
 
 BASE = VersionId("0" * 32, 0, "0" * 32)
@@ -34,6 +40,7 @@ def world(size: int = 100) -> tuple[dict[str, Segments], dict[str, Segments], di
 
 
 RATES = Rates({"encoder.acc": 0.3, "fusion": 0.9})
+RATE = Rates({"m": 0.3})
 
 
 def expected(theta: Segments, base: Segments, new: Segments, *, rate: float, op: str, kind: str) -> np.ndarray:
@@ -115,12 +122,15 @@ def test_delta_needs_its_base() -> None:
         blending.blend(theta, {"encoder.acc": base["encoder.acc"]}, update(new, "delta"), RATES)
 
 
-def mixed(theta: np.ndarray, base: np.ndarray, new: np.ndarray, *, rates: Rates, kind: str, threads: int) -> np.ndarray:
+def mixed(
+    theta: np.ndarray, base: np.ndarray, new: np.ndarray, *, rates: Rates, kind: str, threads: int = 1,
+    kernels: Kernels = TORCH,
+) -> np.ndarray:  # fmt: skip
     """Mixes copies on this many threads."""
     before, mine = torch.get_num_threads(), {"m": Segments(theta.copy())}
     try:
         torch.set_num_threads(threads)
-        blending.blend(mine, {"m": Segments(base)}, update({"m": Segments(new)}, kind), rates)
+        blending.blend(mine, {"m": Segments(base)}, update({"m": Segments(new)}, kind), rates, kernels)
     finally:
         torch.set_num_threads(before)
     return mine["m"].params
@@ -166,3 +176,107 @@ def test_bits_do_not_depend_on_where_memory_is_cut(cut: int, rate: float, seed: 
         )
         parts.append(mine["m"].params)
     assert np.array_equal(whole["m"].params, np.concatenate(parts))
+
+
+@pytest.fixture(scope="module")
+def fused() -> Kernels:
+    pytest.importorskip("numba", reason="one-pass mixing needs numba: install the extra `fused`")
+    kernels = blending.kernels(blending.FUSED_FROM)
+    assert kernels is not TORCH
+    return kernels
+
+
+@given(
+    size=st.integers(1, 5000),
+    rate=st.one_of(st.floats(-2, 2), st.sampled_from([0.5, -0.5, 1.0, 1e-30])),
+    op=st.sampled_from(["mix", "add"]),
+    kind=st.sampled_from(["full", "delta"]),
+    scale=st.sampled_from([1e-38, 1.0, 1e30]),
+    seed=st.integers(0, 1000),
+)
+def test_one_pass_gives_the_bits_of_two(
+    fused: Kernels, size: int, rate: float, op: str, kind: str, scale: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    theta, base, new = (np.float32(scale) * rng.standard_normal(size, dtype=np.float32) for _ in range(3))
+    two, one = (mixed(theta, base, new, rates=Rates({"m": rate}, op), kind=kind, kernels=k) for k in (TORCH, fused))
+    assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("op", ["mix", "add"])
+@pytest.mark.parametrize("kind", ["full", "delta"])
+def test_one_pass_gives_the_same_bits_whoever_helps(fused: Kernels, op: str, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    theta, base, new = (rng.standard_normal(2 * blending.SHARED_FROM + 17, dtype=np.float32) for _ in range(3))
+    rates = Rates({"m": 0.37}, op)
+    wanted = mixed(theta, base, new, rates=rates, kind=kind)
+    for threads in (1, 2, 5):
+        one = mixed(theta, base, new, rates=rates, kind=kind, threads=threads, kernels=fused)
+        assert np.array_equal(one, wanted), threads
+
+
+def test_several_models_are_mixed_at_the_same_time(fused: Kernels) -> None:
+    rng = np.random.default_rng(2)
+    theta, base, new = (rng.standard_normal(blending.SHARED_FROM, dtype=np.float32) for _ in range(3))
+    mine = [{"m": Segments(theta.copy())} for _ in range(4)]
+
+    def mix(model: dict[str, Segments]) -> None:
+        torch.set_num_threads(2)  # of this thread: a helper at every call
+        for _ in range(5):
+            blending.blend(model, {"m": Segments(base)}, update({"m": Segments(new)}, "delta"), RATE, fused)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(mix, mine))
+    one = {"m": Segments(theta)}
+    for _ in range(5):
+        blending.blend(one, {"m": Segments(base)}, update({"m": Segments(new)}, "delta"), RATE)
+    assert all(np.array_equal(model["m"].params, one["m"].params) for model in mine)
+
+
+def test_memory_that_one_pass_cannot_read_is_mixed_in_two(fused: Kernels) -> None:
+    theta, base, new = np.random.default_rng(3).standard_normal((3, 100), dtype=np.float32)
+    odd = np.frombuffer(b"." + new.tobytes(), np.float32, offset=1)
+    assert not odd.flags.aligned
+    wanted = mixed(theta, base, new, rates=RATE, kind="delta")
+    assert np.array_equal(mixed(theta, base, odd, rates=RATE, kind="delta", kernels=fused), wanted)
+    strided = np.repeat(new, 2)[::2]
+    assert np.array_equal(mixed(theta, base, strided, rates=RATE, kind="delta", kernels=fused), wanted)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the next use of the one-pass kernels import them again."""
+    monkeypatch.delitem(sys.modules, "edge_sdk.learn.fused", raising=False)
+    monkeypatch.delattr(edge_sdk.learn, "fused", raising=False)
+
+
+def test_small_models_load_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    forget(monkeypatch)
+    assert blending.kernels(blending.FUSED_FROM - 1) is TORCH
+    assert not caplog.records
+
+
+def test_without_numba_torch_mixes_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    forget(monkeypatch)
+    with caplog.at_level(logging.INFO):
+        assert blending.kernels(blending.FUSED_FROM) is TORCH
+    assert "two passes" in caplog.text
+    assert "numba" in caplog.text
+
+
+def test_kernels_that_round_otherwise_are_not_used(
+    fused: Kernels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from edge_sdk.learn import fused as module
+
+    def twice(_claimed: np.ndarray, theta: np.ndarray, new: np.ndarray, base: np.ndarray, rate: float) -> None:
+        theta += np.float32(rate) * (base - theta) + np.float32(rate) * new
+
+    monkeypatch.setitem(module.LOOPS, ("mix", "delta"), twice)
+    with caplog.at_level(logging.INFO):
+        assert blending.kernels(blending.FUSED_FROM) is TORCH
+    assert "rounds unlike torch" in caplog.text
