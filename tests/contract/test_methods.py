@@ -11,12 +11,13 @@ from edge_sdk.core import registry
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.learn import params
 from edge_sdk.learn.records import Phase
-from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, find
+from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, SyncServerRule, find
 from edge_sdk.models import build
 from tests.helpers import learning
 
 NAMES = registry.names("methods")
 ASYNC = [name for name in NAMES if find(name).mode == "async"]
+SYNC = [name for name in NAMES if find(name).mode == "sync"]
 
 
 def rounds(name: str, modalities: int, *, seed: int = 1) -> tuple:
@@ -33,7 +34,7 @@ def test_description(name: str) -> None:
     assert method.name == name
     assert method.source
     assert issubclass(method.client, ClientRule)
-    assert issubclass(method.server, AsyncServerRule) or method.mode != "async"
+    assert issubclass(method.server, AsyncServerRule if method.mode == "async" else SyncServerRule)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,3 +123,48 @@ def test_server_cost_does_not_grow_with_the_state(name: str) -> None:
         sizes.append(sum(v.size for v in patch.values()))
         state.update(patch)
     assert len(set(sizes)) == 1
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_two_rounds_where_modalities_are_missing(name: str) -> None:
+    """Tri-modal, one device lacks mic, one has gyro alone; whatever is said is checked against what is declared."""
+    fed = learning.federation(name)
+    before, have = params.copy(fed.theta), {c.device: c.modalities for c in fed.fleet}
+    for number in range(2):
+        cohort = learning.sync_round(fed, size=3)
+        chosen = {a.device: a for a in fed.chosen}
+        assert (cohort.round, len(chosen), len(fed.chosen)) == (number, 3, 3)
+        for device, task in chosen.items():
+            assert task.modalities
+            assert set(task.modalities) <= set(have[device])
+            assert task.lr_scale > 0
+        assert [m.device for m in cohort.members] == sorted(chosen)
+        assert all(m.num_samples == len(fed.data[m.device].y) and m.num_steps > 0 for m in cohort.members)
+        assert params.finite(fed.theta)
+        assert all(math.isfinite(v) for v in fed.rule.figures(fed.state).values())
+    assert fed.theta.keys() == before.keys()
+    assert not learning.equal(fed.theta, before)
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_two_rounds_are_the_same_bits_again(name: str) -> None:
+    one, other, different = (learning.federation(name, seed=seed) for seed in (0, 0, 1))
+    for fed in (one, other, different):
+        learning.sync_round(fed, size=3)
+        learning.sync_round(fed, size=3)
+    assert learning.equal(one.theta, other.theta)
+    assert one.state.keys() == other.state.keys()
+    assert all(np.array_equal(one.state[key], other.state[key]) for key in one.state)
+    assert not learning.equal(one.theta, different.theta)
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_rounds_with_devices_that_never_speak(name: str) -> None:
+    """A device is asked and chosen time and again, and says nothing; once nobody does."""
+    fed = learning.federation(name)
+    for silent in (("d1",), ("d1", "d4"), tuple(fed.data), ("d1",)):
+        before = params.copy(fed.theta)
+        cohort = learning.sync_round(fed, size=4, silent=silent)
+        assert not {m.device for m in cohort.members} & set(silent)
+        assert params.finite(fed.theta)
+        assert bool(cohort.members) or learning.equal(fed.theta, before)

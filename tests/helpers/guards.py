@@ -47,21 +47,24 @@ DATA = {"one class": one_class, "one sample": one_sample, "zeros": zeros, "gaps"
 def play(
     name: str, data: RoundData, *, here: tuple[str, ...] = learning.NAMES, extras: Mapping[str, Array] | None = None,
     memory: Mapping[str, Array] | None = None, config: Mapping[str, Any] | None = None, phase: str = "",
+    asks: bool = False, epochs: int = 2,
 ) -> PhaseResult:  # fmt: skip
-    """Trains a round of a tri-modal federation in which only `here` arrives, all at once."""
+    """Trains a round of a tri-modal federation in which only `here` arrives, all at once; or answers a query."""
     spec, method = learning.spec(3, method=name, config=config), find(name)
-    rule, start = method.client_rule(spec.method.config), build.initial_tensors(spec, method.needs)
+    options, start = spec.method.config, build.initial_tensors(spec, method.needs)
+    schedule = method.query_rule(options).inquire if asks else method.client_rule(options).schedule
+    said = method.answers if asks else method.uploads
     absent = tuple(m for m in learning.NAMES if m not in here)
     done: list[Phase] = []
     kept: dict[str, Any] = {"memory": memory or {}, "carry": {}, "current": {}}
     for _ in range(20):
         now = learning.view(here, planned=learning.NAMES, absent=absent, finished=tuple(done))
-        now = replace(now, plan=replace(now.plan, phase=phase))
-        step = rule.schedule(now)[0]
+        now = replace(now, plan=replace(now.plan, phase=phase, epochs=epochs))
+        step = schedule(now)[0]
         work = learning.job(spec, step, now, data=data, start=start, **kept)
         result = learning.train_phase(replace(work, extras=dict(extras or {})))
         if step.final:
-            method.uploads.check(result.payload, spec)
+            said.check(result.payload, spec)
             return result
         kept = {"memory": result.memory, "carry": result.carry, "current": result.tensors}
         done.append(step)

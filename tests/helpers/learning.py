@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_sdk.codecs.wire import pack_array, unpack_array
 from edge_sdk.core.messages import Plan
 from edge_sdk.core.records import Array, Arrival, ModelTensors, RoundData, Segments
 from edge_sdk.core.spec import FederationSpec, MethodSpec, ModalitySpec, ModelSpec, TrainingSpec
@@ -24,6 +25,7 @@ from edge_sdk.learn.records import (
     Pool,
     Query,
     RoundView,
+    State,
     UpdateView,
 )
 from edge_sdk.methods.base import Method, SyncServerRule, find
@@ -82,7 +84,7 @@ def job(
 def train_phase(job: PhaseJob) -> PhaseResult:
     """Trains one phase with the method and the model that the spec names."""
     method = find(job.method)
-    rule = method.client_rule(job.spec.method.config)
+    rule = (method.query_rule if job.phase.asks else method.client_rule)(job.spec.method.config)
     return local_training.train(job, rule, build.build(job.spec, method.needs))
 
 
@@ -133,6 +135,8 @@ class Federation:
     theta: dict[str, Segments] = field(default_factory=dict)  # {}: freshly built
     state: dict[str, Array] = field(default_factory=dict)  # of the server rule
     memory: dict[str, dict[str, Array]] = field(default_factory=dict)  # device → its client rule's
+    asked: list[Query] = field(default_factory=list)  # in all rounds so far
+    chosen: tuple[Assignment, ...] = ()  # in the last round
 
     def __post_init__(self) -> None:
         if not self.theta:
@@ -155,30 +159,36 @@ class Federation:
         return tuple(Candidate(d, tuple(m for m in names if m in self.data[d].x)) for d in sorted(self.data))
 
 
-def sync_round(fed: Federation, *, size: int | None = None, late: tuple[str, ...] = ()) -> Cohort:
+def sync_round(
+    fed: Federation, *, size: int | None = None, late: tuple[str, ...] = (), silent: tuple[str, ...] = ()
+) -> Cohort:  # fmt: skip
     """Carries out one synchronous round as a coordinator does: query, select, train, weigh.
 
     Args:
         fed: the federation; its model, state, memory and round number move on.
         size: K; every device by default.
         late: devices that do not come in time: they train, and nothing of it arrives.
+        silent: devices that neither answer nor train.
 
     Returns:
-        The cohort that was weighed.
+        The cohort; where nobody came, nothing has been weighed.
     """
     rule, rng = fed.rule, np.random.default_rng(seeds.derive(fed.seed, fed.round, "round"))
     k = len(fed.data) if size is None else size
     answers = []
-    for query in rule.query(fed.state, fed.fleet, k, rng):
+    queries = rule.query(fed.state, fed.fleet, k, rng)
+    fed.asked += queries
+    for query in (q for q in queries if q.device not in silent):
         have = {c.device: c.modalities for c in fed.fleet}[query.device]
         looked_at = tuple(m for m in have if m in query.modalities or not query.modalities)
         result = _carry_out(fed, query, looked_at, rule.extras(fed.state, query))
         fed.method.answers.check(result.payload, fed.spec)
         answers.append(Answer(query.device, looked_at, result.num_samples, result.payload))
     said = tuple(sorted(answers, key=lambda a: a.device))
-    fed.state |= rule.answered(fed.state, said)
+    _patch(fed, rule.answered(fed.state, said))
     members = []
-    for task in rule.select(fed.state, Pool(fed.round, fed.fleet, said, k), rng):
+    fed.chosen = rule.select(fed.state, Pool(fed.round, fed.fleet, said, k), rng)
+    for task in (t for t in fed.chosen if t.device not in silent):
         result = _carry_out(fed, task, task.modalities, rule.extras(fed.state, task))
         fed.method.uploads.check(result.payload, fed.spec)
         if task.device not in late:
@@ -191,15 +201,22 @@ def weigh(fed: Federation, members: tuple[Member, ...]) -> Cohort:
     """Lets the server rule weigh a cohort, carries out what it decided, and returns the cohort."""
     layout = build.layout(fed.spec, fed.method.needs)
     cohort = Cohort(fed.round, params.copy(fed.theta), members, layout)
+    fed.round += 1
+    if not members:
+        return cohort
     weights, patch = fed.rule.weights(fed.state, cohort)
     made = fed.rule.replaced(fed.state, cohort)
     params.check(layout, made)
     aggregation.combine(fed.theta, layout, {m.device: m.tensors for m in members}, aggregation.checked(weights))
     fed.theta |= params.copy(made)
-    assert all(v.dtype == np.float64 for v in patch.values())
-    fed.state |= patch
-    fed.round += 1
+    _patch(fed, patch)
     return cohort
+
+
+def _patch(fed: Federation, patch: State) -> None:
+    """Changes the state; what it holds is read back from a journal's bytes."""
+    assert all(v.dtype == np.float64 and np.isfinite(v).all() for v in patch.values())
+    fed.state |= {key: unpack_array(pack_array(np.asarray(value))) for key, value in patch.items()}
 
 
 def _carry_out(
@@ -225,7 +242,26 @@ def _carry_out(
         done.append(step)
         if step.final:
             fed.memory[task.device] = result.memory
+            own = {f"{kind}.{m}" for kind in ("encoder", "head") for m in modalities} | {"fusion"}
+            assert result.tensors.keys() <= (set() if asks else own)
             return result
+
+
+INCONGRUOUS: Mapping[str, tuple[str, ...]] = {
+    "d0": NAMES, "d1": NAMES, "d2": NAMES, "d3": ("acc", "gyro"), "d4": ("gyro",),
+}  # fmt: skip
+
+
+def federation(
+    method: str, *, config: Mapping[str, Any] | None = None, fleet: Mapping[str, tuple[str, ...]] = INCONGRUOUS,
+    modalities: int = 3, seed: int = 0, **training: Any,
+) -> Federation:  # fmt: skip
+    """Returns a federation whose devices have different modalities, and 24 rows, 26, 28, …, in the order of names."""
+    data = {}
+    for number, (device, own) in enumerate(sorted(fleet.items())):
+        whole = round_data(24 + 2 * number, modalities, seed=100 * seed + number)
+        data[device] = replace(whole, x={m: whole.x[m] for m in own}, has={m: whole.has[m] for m in own})
+    return Federation(spec(modalities, method=method, config=config, **training), data, seed)
 
 
 def update_view(

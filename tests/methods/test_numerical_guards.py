@@ -1,15 +1,20 @@
-"""No NaN ever leaves a client, whatever it has to train on."""
+"""No NaN ever leaves a client or a server, whatever there is to train on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from edge_sdk.core import registry
 from edge_sdk.core.errors import TrainingError
+from edge_sdk.learn import params
 from edge_sdk.methods.base import find
-from tests.helpers import guards
+from tests.helpers import guards, learning
 
-NAMES = [name for name in registry.names("methods") if find(name).mode == "async"]
+NAMES = registry.names("methods")
+ASKED = [name for name in NAMES if find(name).answers.fields]
 
 
 @pytest.mark.parametrize("what", guards.DATA)
@@ -36,3 +41,26 @@ def test_a_modality_that_no_row_has(name: str) -> None:
             guards.play(name, guards.gaps())
     else:
         assert guards.finite(guards.play(name, guards.gaps()))
+
+
+@pytest.mark.parametrize("what", guards.DATA)
+@pytest.mark.parametrize("name", ASKED)
+def test_answers_from_poor_data(name: str, what: str) -> None:
+    here = ("acc", "gyro") if what == "gaps" else ("acc", "gyro", "mic")
+    for epochs in (0, 1):
+        result = guards.play(name, guards.DATA[what](), here=here, asks=True, epochs=epochs)
+        assert guards.finite(result)
+        assert not result.tensors
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if find(name).mode == "sync"])
+def test_rounds_of_poor_data(name: str) -> None:
+    """One device of each kind: windows of zeros, one class only, a single sample, rows that lack modalities."""
+    kinds = [guards.zeros(), guards.one_class(), guards.one_sample(), guards.gaps()]
+    fed = learning.federation(name)
+    fed.data = {f"d{n}": kind for n, kind in enumerate(kinds)}
+    fed.data["d3"] = replace(kinds[3], x={m: kinds[3].x[m] for m in ("acc", "gyro")})
+    for _ in range(3):
+        learning.sync_round(fed, size=2)
+        assert params.finite(fed.theta)
+        assert all(np.isfinite(a).all() for memory in fed.memory.values() for a in memory.values())
