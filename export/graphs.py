@@ -128,6 +128,14 @@ def bake(graph: onnx.GraphProto, values: Mapping[str, Float32]) -> None:
             initializer.CopyFrom(numpy_helper.from_array(values[initializer.name], initializer.name))
 
 
+def baked(data: bytes, values: Mapping[str, Float32]) -> bytes:
+    """Returns a graph file with values put into its external initialisers."""
+    proto = onnx.ModelProto.FromString(data)
+    bake(proto.graph, values)
+    out: bytes = proto.SerializeToString(deterministic=True)
+    return out
+
+
 def strip(proto: onnx.ModelProto) -> None:
     """Takes out what the exporter notes about itself: two thirds of a small graph, and paths of the machine."""
     del proto.metadata_props[:]
@@ -139,4 +147,4 @@ def strip(proto: onnx.ModelProto) -> None:
     del proto.graph.value_info[:]
 
 
-__all__ = ["bake", "close_weights", "fold_batchnorm", "nodes", "open_weights", "rename", "strip"]
+__all__ = ["bake", "baked", "close_weights", "fold_batchnorm", "nodes", "open_weights", "rename", "strip"]

@@ -76,7 +76,13 @@ class InferenceConfig(Model):
 
     enabled: bool = True
     follow: Literal["newest", "best", "local"] = "newest"
-    engine: str = "ort"
+    engine: str = "ort"  # entry point name: ort, tensorrt, torch
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"  # what ort runs on
+    fallback: bool = False  # the CPU may serve where the provider does not work: told in the status, counted
+    precision: Literal["fp32", "fp16"] = "fp32"
+    threads: int = Field(default=1, ge=1)  # of one prediction, on the CPU
+    cache: Path | None = None  # built engines; default: in the state directory
+    build_limit_s: float = Field(default=1800.0, gt=0)
     graph: Path | None = None  # an exported graph; needed where torch is not installed
     publish: bool = True
     parity_tolerance: float = Field(default=1e-3, gt=0)

@@ -143,25 +143,48 @@ class GraphInfo:
     shape_digest: str = ""  # FederationSpec.shape_digest of the spec it was exported for
 
 
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is asked to run on; one that cannot do it refuses, or says that it is degraded."""
+
+    provider: str = "cpu"  # "cpu" | "cuda" | "tensorrt"
+    fallback: bool = False  # the CPU may serve where the provider does not work; the engine is then degraded
+    precision: str = "fp32"  # "fp32" | "fp16"
+    threads: int = 1  # of one prediction, on the CPU
+    max_batch: int = 64  # rows that a built engine takes at once
+    cache: Path | None = None  # folder for built engines; None: they are built anew
+    build_limit_s: float = 1800.0  # for building one
+
+
+DEFAULT_OPTIONS = EngineOptions()
+
+
 class Engine(ABC):
     """Runs the fused model: any subset of modalities, one graph.
 
-    `open` is the uniform factory of the group `edge_sdk.engines`. `run` may be called from one thread while another
-    builds the next engine with `with_tensors`; an engine never changes after it was made.
+    `open` is the uniform factory of the group `edge_sdk.engines`. `run` may be called from several threads, also while
+    the next engine is built with `with_tensors`; an engine never changes after it was made.
     """
 
     provider: str  # what really runs it, e.g. "CPUExecutionProvider"
     info: GraphInfo  # what the engine's graph says of itself
+    degraded: str = ""  # why it does not run on what was asked for
 
     @classmethod
     @abstractmethod
-    def open(cls, graph: Path, tensors: ModelTensors) -> Engine:
+    def open(cls, graph: Path, tensors: ModelTensors, options: EngineOptions = DEFAULT_OPTIONS) -> Engine:
         """Returns an engine for the graph that `exporters.onnx` wrote (the JSON beside it included).
 
         Raises:
-            EngineError: graph or sidecar are missing, corrupt or do not belong together.
+            EngineError: graph or sidecar are missing, corrupt or do not belong together; or what was asked for is not
+                here.
             ShapeMismatch: the tensors do not fit the layout of the graph.
         """
+
+    @classmethod
+    def takes_long(cls, options: EngineOptions) -> bool:
+        """Says whether making an engine may take minutes, so that something else should predict meanwhile."""
+        return False
 
     @abstractmethod
     def run(self, x: Mapping[str, Float32], mask: Float32) -> Float32:
@@ -231,11 +254,13 @@ def mask_row(present: tuple[str, ...], modalities: tuple[str, ...]) -> Float32:
 
 
 __all__ = [
+    "DEFAULT_OPTIONS",
     "CodecStep",
     "Connected",
     "Disconnected",
     "Driver",
     "Engine",
+    "EngineOptions",
     "Found",
     "GraphInfo",
     "LabelSource",

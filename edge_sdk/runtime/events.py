@@ -136,6 +136,7 @@ class EngineSwapped:
     version: VersionId | None  # None: the device's own model
     swap_ms: float  # decoded tensors in hand → new engine in place
     parity_error: float  # greatest difference of logits; NaN where there was nothing to compare with
+    degraded: str = ""  # why it does not run on what the configuration asks for
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,9 @@ class Predictor:
 
     def swap(self, serving: Serving) -> None:
         """Serves another engine from the next window on; the one before is kept."""
-        self.previous, self.serving = self.serving, serving
+        if self.serving is None or serving.engine is not self.serving.engine:
+            self.previous = self.serving
+        self.serving = serving
         self._now("")
 
     def rollback(self) -> bool:

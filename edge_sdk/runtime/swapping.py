@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_sdk.core import parity
 from edge_sdk.core.clock import NS, Clock
@@ -50,7 +50,16 @@ class Proof:
         return parity.masks(self.spec)
 
 
-Tools = Callable[[], Awaitable[tuple[Make, Proof]]]
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What engines are made and proved with."""
+
+    make: Make  # the engine that the configuration asks for
+    proof: Proof
+    interim: Make | None = None  # what serves while the first `make` takes minutes; None: nothing does
+
+
+Tools = Callable[[], Awaitable[Kit]]
 
 
 async def past_help(trouble: EdgeError) -> bool:
@@ -87,6 +96,7 @@ class Swapper:
         guard: Guard | None = None,
     ) -> None:
         self.refused = 0  # models that came to nothing
+        self.degraded = 0  # models that serve on something else than the configuration asks for
         self.trouble = ""  # why nothing is predicted, or why the newest model does not serve
         self._predictor = predictor
         self._tools = tools
@@ -97,7 +107,8 @@ class Swapper:
         self._changed = changed
         self._heal = heal
         self._guard = guard
-        self._ready: tuple[Make, Proof] | None = None
+        self._kit: Kit | None = None
+        self._provisional = False  # an interim engine serves
         self._turn = asyncio.Lock()
 
     async def offer(self, version: VersionId | None, tensors: ModelTensors) -> bool:
@@ -105,16 +116,24 @@ class Swapper:
         async with self._turn:
             start_ns = self._clock.now_ns()
             try:
-                engine, error = await self._attempt(tensors)
+                engine, error = await self._attempt(version, tensors)
                 await self._compare(engine)
             except EdgeError as trouble:
                 self.refuse(version, trouble)
                 return False
-            self._predictor.swap(Serving(engine, version))
-            swap_ms = (self._clock.now_ns() - start_ns) / NS * 1e3
-            self._emit(EngineSwapped(self._device, version, swap_ms, error))
-            self._now("")
+            self._provisional = False
+            self._swap(Serving(engine, version), start_ns, error)
             return True
+
+    def _swap(self, serving: Serving, start_ns: int, error: float, provisional: str = "") -> None:
+        degraded = provisional or serving.engine.degraded
+        self.degraded += bool(degraded)
+        self._predictor.swap(serving)
+        swap_ms = (self._clock.now_ns() - start_ns) / NS * 1e3
+        self._emit(EngineSwapped(self._device, serving.version, swap_ms, error, degraded))
+        if degraded and self.degraded == 1:
+            log.warning("%s: inference is degraded: %s", self._device, degraded)
+        self._now(degraded and f"degraded: {degraded}")
 
     def refuse(self, version: VersionId | None, trouble: EdgeError) -> None:
         """Counts a model that cannot serve and says why, once."""
@@ -138,17 +157,17 @@ class Swapper:
             self.trouble = trouble
             self._changed()
 
-    async def _attempt(self, tensors: ModelTensors) -> tuple[Engine, float]:
+    async def _attempt(self, version: VersionId | None, tensors: ModelTensors) -> tuple[Engine, float]:
         """Makes an engine; where there is none yet, with a second chance if what stood in the way can be mended."""
         try:
-            return await self._made(tensors)
+            return await self._made(version, tensors)
         except EdgeError as trouble:
             if self._predictor.serving is not None:
                 raise
-            self._ready = None
+            self._kit = None
             if not await self._heal(trouble):
                 raise
-        return await self._made(tensors)
+        return await self._made(version, tensors)
 
     async def _compare(self, engine: Engine) -> None:
         """Raises GuardError if the model that serves does better on the device's own labelled windows."""
@@ -156,13 +175,35 @@ class Swapper:
         if serving is not None and self._guard is not None and data is not None:
             await self._compute.run(ENGINE, 0, judge, engine, serving.engine, data, self._guard.margin)
 
-    async def _made(self, tensors: ModelTensors) -> tuple[Engine, float]:
+    async def _made(self, version: VersionId | None, tensors: ModelTensors) -> tuple[Engine, float]:
         """Returns an engine that has passed, and its error relative to the logits (NaN: nothing to compare with)."""
-        make, proof = self._ready or await self._tools()
-        self._ready = make, proof
+        kit = self._kit = self._kit or await self._tools()
         serving = self._predictor.serving
-        if serving is not None:
-            make = serving.engine.with_tensors
+        if kit.interim is not None and (serving is None or self._provisional):
+            return await self._in_two_steps(version, tensors, kit, kit.interim)
+        make = kit.make if serving is None else serving.engine.with_tensors
+        return await self._proved(make, tensors, kit.proof)
+
+    async def _in_two_steps(
+        self, version: VersionId | None, tensors: ModelTensors, kit: Kit, interim: Make
+    ) -> tuple[Engine, float]:
+        """Lets something quick serve while the engine that is asked for is built, which may take minutes.
+
+        Where that comes to nothing, the quick one stays, for this model and all that follow.
+        """
+        start_ns = self._clock.now_ns()
+        quick, error = await self._proved(interim, tensors, kit.proof)
+        self._provisional = True
+        self._swap(Serving(quick, version), start_ns, error, f"{quick.provider} serves while the engine is built")
+        try:
+            return await self._proved(kit.make, tensors, kit.proof)
+        except EdgeError as trouble:
+            log.error("%s: the engine that is asked for cannot be built: %s", self._device, trouble)
+            quick.degraded = f"{quick.provider} serves, the engine cannot be built: {trouble}"
+            self._kit = replace(kit, interim=None)
+            return quick, error
+
+    async def _proved(self, make: Make, tensors: ModelTensors, proof: Proof) -> tuple[Engine, float]:
         windows = self._predictor.windows()
         if proof.reference is None:
             return await self._compute.run(ENGINE, 0, _finite, make, tensors, windows, proof), math.nan
@@ -235,6 +276,7 @@ __all__ = [
     "ENGINE",
     "NOTE_CHARS",
     "REFERENCE",
+    "Kit",
     "Make",
     "Proof",
     "Reference",

@@ -12,9 +12,12 @@ from edge_sdk.core import registry
 from edge_sdk.core.compute import TRAIN, Compute
 from edge_sdk.core.config import DeviceConfig
 from edge_sdk.core.errors import ConfigError, EdgeError, EngineError, ParityError, ShapeMismatch
+from edge_sdk.core.interfaces import EngineOptions
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import graphs
-from edge_sdk.runtime.swapping import ENGINE, REFERENCE, Make, Proof, Reference
+from edge_sdk.runtime.swapping import ENGINE, REFERENCE, Kit, Make, Proof, Reference
+
+_ROUNDING = {"fp32": 0.0, "fp16": 2e-2}  # what a precision may cost, relative to the logits
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class Workshop:
         self._reference: Reference | None = None
         self._fresh = False  # our graph was exported in this life
 
-    async def tools(self) -> tuple[Make, Proof]:
+    async def tools(self) -> Kit:
         """Returns what makes the first engine, and what every engine has to pass.
 
         Raises:
@@ -48,8 +51,22 @@ class Workshop:
         graph = config.graph or await self._exported()
         if self._config.training.enabled and config.engine != "torch" and self._reference is None:
             self._reference = await self._compute.run(REFERENCE, 0, _reference, self._spec)
-        make: Make = partial(engine.open, graph)
-        return make, Proof(self._spec, self._reference, config.parity_tolerance)
+        options = self._options()
+        interim: Make | None = None
+        if options.fallback and engine.takes_long(options):
+            quick = await self._compute.run(ENGINE, 0, _engine, "ort")
+            interim = partial(quick.open, graph, options=EngineOptions(threads=config.threads))
+        make: Make = partial(engine.open, graph, options=options)
+        tolerance = max(config.parity_tolerance, _ROUNDING[config.precision])
+        return Kit(make, Proof(self._spec, self._reference, tolerance), interim)
+
+    def _options(self) -> EngineOptions:
+        config = self._config.inference
+        own = None if self._folder is None else self._folder / "engines"
+        return EngineOptions(
+            provider=config.provider, fallback=config.fallback, precision=config.precision, threads=config.threads,
+            cache=config.cache or own, build_limit_s=config.build_limit_s,
+        )  # fmt: skip
 
     async def heal(self, trouble: EdgeError) -> bool:
         """Throws away a graph that we exported in an earlier life: it may be damaged, or of another method.

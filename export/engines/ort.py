@@ -9,7 +9,7 @@ GPU where there is none; the only truth is `session.get_providers()` afterwards,
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,19 +19,19 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from edge_sdk.core.clock import monotonic_ns
 from edge_sdk.core.errors import EngineError, ShapeMismatch
-from edge_sdk.core.interfaces import Engine
+from edge_sdk.core.interfaces import DEFAULT_OPTIONS, Engine, EngineOptions
 from edge_sdk.core.records import Float32, ModelTensors
-from export import sidecar
+from export import cuda, engine_cache, sidecar
 from export.sidecar import Sidecar
 
-CPU = "CPUExecutionProvider"
-LIBRARIES: Mapping[str, tuple[str, ...]] = {  # any one of them must load
-    "CUDAExecutionProvider": ("libcuda.so.1",),
-    "TensorrtExecutionProvider": ("libnvinfer.so.10", "libnvinfer.so.8"),
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+PROVIDERS: Mapping[str, tuple[str, ...]] = {  # of EngineOptions → what is asked of ONNX Runtime, best first
+    "cpu": (CPU,),
+    "cuda": (CUDA, CPU),
+    "tensorrt": (TENSORRT, CUDA, CPU),
 }
-# TensorRT's engine cache is keyed by the graph without its weights: it would serve the old model after a swap, even
-# where the environment turns it on.
-OPTIONS: Mapping[str, dict[str, str]] = {"TensorrtExecutionProvider": {"trt_engine_cache_enable": "False"}}
+NONE: Mapping[str, dict[str, str]] = {}
+LIBRARIES: Mapping[str, tuple[str, ...]] = {CUDA: ("libcuda.so.1",), TENSORRT: cuda.NVINFER}  # any one must load
 _TRIALS = 9  # runs with and without the optimiser
 _WORTH = 1.05  # the optimiser has to make a run faster by more than this
 ERRORS = (
@@ -46,30 +46,39 @@ class OrtEngine(Engine):
     Args:
         graph: file that `export_onnx` wrote; its sidecar lies beside it.
         tensors: the model version.
-        providers: in order of preference; the CPU has to be named where it may be used.
-        threads: threads of one prediction.
+        options: what it is to run on; with `fallback` the CPU takes over, and `degraded` says why.
     """
 
-    def __init__(
-        self, graph: Path, tensors: ModelTensors, *, providers: tuple[str, ...] = (CPU,), threads: int = 1
-    ) -> None:  # fmt: skip
+    def __init__(self, graph: Path, tensors: ModelTensors, options: EngineOptions = DEFAULT_OPTIONS) -> None:
+        if options.provider not in PROVIDERS:
+            raise EngineError(f"ort knows no provider {options.provider!r}; it knows {', '.join(PROVIDERS)}")
+        if options.precision != "fp32" and options.provider != "tensorrt":
+            raise EngineError(f"precision {options.precision} needs provider tensorrt, found {options.provider}")
         description = sidecar.read(graph)
-        probe(providers)
-        data = sidecar.read_graph(graph, description)
-        self._setup(description, data, providers=providers, threads=threads, plain=False)
-        self._load(tensors)
-        self._plain = providers == (CPU,) and self._gains_nothing()
+        self._setup(description, sidecar.read_graph(graph, description), options=options, plain=False)
+        try:
+            probe(self._providers)
+            self._load(tensors)
+        except EngineError as error:
+            if not options.fallback or self._providers == (CPU,):
+                raise
+            self._fall_back(str(error))
+            self._load(tensors)
+        self._plain = self._providers == (CPU,) and self._gains_nothing()
 
-    def _setup(
-        self, description: Sidecar, data: bytes, *, providers: tuple[str, ...], threads: int, plain: bool
-    ) -> None:  # fmt: skip
+    def _setup(self, description: Sidecar, data: bytes, *, options: EngineOptions, plain: bool) -> None:
         self.info = description.info
         self._sidecar = description
         self._map = description.map
         self._bytes = data
-        self._providers = providers
-        self._threads = threads
+        self._options = options
+        self._providers = PROVIDERS[options.provider]
         self._plain = plain  # sessions are made without the optimiser
+
+    def _fall_back(self, reason: str) -> None:
+        """Takes the CPU in place of what was asked for."""
+        self.degraded = f"runs on the CPU, not on {self._options.provider}: {reason}"
+        self._providers = PROVIDERS["cpu"]
 
     def _load(self, tensors: ModelTensors) -> None:
         # The session reads this memory for as long as it lives; it is ours alone.
@@ -80,21 +89,66 @@ class OrtEngine(Engine):
         _check_inputs(self.session, self.info.modalities)
 
     @classmethod
-    def open(cls, graph: Path, tensors: ModelTensors) -> OrtEngine:
-        return cls(graph, tensors)
+    def open(cls, graph: Path, tensors: ModelTensors, options: EngineOptions = DEFAULT_OPTIONS) -> OrtEngine:
+        return cls(graph, tensors, options)
+
+    @classmethod
+    def takes_long(cls, options: EngineOptions) -> bool:
+        return options.provider == "tensorrt"
 
     def with_tensors(self, tensors: ModelTensors) -> OrtEngine:
         engine = object.__new__(type(self))  # shares graph, map and options: nothing is read or parsed again
-        engine._setup(
-            self._sidecar, self._bytes, providers=self._providers, threads=self._threads, plain=self._plain
-        )  # fmt: skip
+        engine._setup(self._sidecar, self._bytes, options=self._options, plain=self._plain)
+        engine.degraded, engine._providers = self.degraded, self._providers
         engine._load(tensors)
         return engine
 
     def _made(self, *, optimise: bool) -> ort.InferenceSession:
-        return _session(
-            self._bytes, self._values, providers=self._providers, threads=self._threads, optimise=optimise
-        )  # fmt: skip
+        options = session_options(self._options.threads, optimise=optimise)
+        if TENSORRT in self._providers:
+            special = {TENSORRT: self._tensorrt()}
+            return session_of(self._baked(), options, self._providers, special)
+        named = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in self._values.items()}
+        options.add_external_initializers(list(named), list(named.values()))
+        return session_of(self._bytes, options, self._providers)
+
+    def _baked(self) -> bytes:
+        """Returns the graph with its weights inside: TensorRT's parser reads those of the file."""
+        try:
+            from export import graphs
+        except ImportError as error:
+            raise EngineError(f"provider tensorrt needs the package onnx: {error}; install edge-sdk[train]") from error
+        return graphs.baked(self._bytes, self._values)
+
+    def _tensorrt(self) -> dict[str, str]:
+        """Returns the options of TensorRT's provider; its engine cache gets a folder for exactly this content."""
+        profile = engine_cache.profile_of(self.info, self._options.max_batch)
+        least, usual, most = (_shapes(profile, i) for i in range(3))
+        options = {
+            "trt_profile_min_shapes": least,
+            "trt_profile_opt_shapes": usual,
+            "trt_profile_max_shapes": most,
+            "trt_fp16_enable": str(self._options.precision == "fp16"),
+            "trt_engine_cache_enable": "False",  # its own key leaves the weights out; the environment may turn it on
+        }
+        if self._options.cache is not None:
+            cache = engine_cache.EngineCache(self._options.cache)
+            options["trt_engine_cache_enable"] = "True"
+            options["trt_engine_cache_path"] = str(cache.folder(self._key(profile)))
+            options["trt_timing_cache_enable"] = "True"  # how fast kernels are: the same for every model
+            options["trt_timing_cache_path"] = str(self._options.cache)
+        return options
+
+    def _key(self, profile: engine_cache.Profile) -> engine_cache.EngineKey:
+        return engine_cache.EngineKey(
+            graph=hashlib.sha256(self._bytes).hexdigest(),
+            model=engine_cache.model_digest(self._bytes, self._values),
+            ort=ort.__version__,
+            tensorrt=cuda.tensorrt_version(),
+            compute=cuda.compute_capability(),
+            precision=self._options.precision,
+            profile=engine_cache.profile_text(profile),
+        )
 
     def _gains_nothing(self) -> bool:
         """Says whether this graph runs as fast without the optimiser, which takes nearly half of making a session.
@@ -134,7 +188,7 @@ def probe(providers: tuple[str, ...]) -> None:
     """Raises EngineError, with the library that is missing, if a provider cannot work on this machine."""
     for provider in providers:
         names = LIBRARIES.get(provider, ())
-        if names and not any(_loads(name) for name in names):
+        if names and cuda.loads(names) is None:
             raise EngineError(f"{provider} needs {' or '.join(names)}, which does not load here; use {CPU}")
         if provider not in ort.get_available_providers():
             raise EngineError(
@@ -143,15 +197,8 @@ def probe(providers: tuple[str, ...]) -> None:
             )
 
 
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
-def _options(threads: int, *, optimise: bool) -> ort.SessionOptions:
+def session_options(threads: int, *, optimise: bool) -> ort.SessionOptions:
+    """Returns options for one prediction at a time that leaves the cores to others."""
     options = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
@@ -163,15 +210,17 @@ def _options(threads: int, *, optimise: bool) -> ort.SessionOptions:
     return options
 
 
-def _session(
-    data: bytes, values: Mapping[str, Float32], *, providers: tuple[str, ...], threads: int, optimise: bool
+def session_of(
+    data: bytes, options: ort.SessionOptions, providers: tuple[str, ...], special: Mapping[str, dict[str, str]] = NONE
 ) -> ort.InferenceSession:  # fmt: skip
-    options = _options(threads, optimise=optimise)
-    named = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in values.items()}
-    options.add_external_initializers(list(named), list(named.values()))
+    """Returns a session that really has all of these providers.
+
+    Raises:
+        EngineError: the graph is refused, or a provider was dropped without an error.
+    """
     try:
         session = ort.InferenceSession(
-            data, options, providers=list(providers), provider_options=[OPTIONS.get(p, {}) for p in providers]
+            data, options, providers=list(providers), provider_options=[special.get(p, {}) for p in providers]
         )
     except ERRORS as error:
         raise EngineError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
@@ -179,6 +228,10 @@ def _session(
     if dropped:
         raise EngineError(f"onnxruntime dropped {', '.join(dropped)} and would run on {session.get_providers()[0]}")
     return session
+
+
+def _shapes(profile: engine_cache.Profile, which: int) -> str:
+    return ",".join(f"{name}:{engine_cache.shape_text(shapes[which])}" for name, shapes in profile.items())
 
 
 def _check_inputs(session: ort.InferenceSession, modalities: tuple[str, ...]) -> None:
@@ -189,4 +242,4 @@ def _check_inputs(session: ort.InferenceSession, modalities: tuple[str, ...]) ->
         )
 
 
-__all__ = ["CPU", "OrtEngine", "probe"]
+__all__ = ["CPU", "CUDA", "PROVIDERS", "TENSORRT", "OrtEngine", "probe", "session_of", "session_options"]

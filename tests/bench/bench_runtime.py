@@ -32,7 +32,7 @@ from edge_sdk.runtime.events import EngineSwapped, PredictionMade
 from edge_sdk.runtime.inference import Predictor, Serving
 from edge_sdk.runtime.reference import TorchReference
 from edge_sdk.runtime.state import MODEL, DeviceState
-from edge_sdk.runtime.swapping import Make, Proof, Swapper
+from edge_sdk.runtime.swapping import Kit, Proof, Swapper
 from edge_sdk.runtime.timebase import StreamTime
 from edge_sdk.streams.pipeline import Streams
 from tests.bench.bench_export import spec_220k
@@ -277,8 +277,8 @@ async def swapping(spec: FederationSpec, graph: Path, versions: list[ModelTensor
     bench, compute = Bench(spec, graph, versions[0], speed=SWAP_SPEED), FieldCompute(single_thread)
     proof = Proof(spec, TorchReference(spec), 1e-3)
 
-    async def tools() -> tuple[Make, Proof]:
-        return bench.engine.with_tensors, proof
+    async def tools() -> Kit:
+        return Kit(bench.engine.with_tensors, proof)
 
     swapper = Swapper(
         bench.predictor, tools, device="d1", clock=bench.clock, compute=compute, emit=bench.events.append

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edge_sdk.core import parity, registry
 from edge_sdk.core.errors import EngineError, PluginError, ShapeMismatch
-from edge_sdk.core.interfaces import Engine, mask_row
+from edge_sdk.core.interfaces import Engine, EngineOptions, mask_row
 from edge_sdk.core.records import Float32, ModelTensors, Segments
 from edge_sdk.learn.records import Needs
 from edge_sdk.models import build
@@ -163,6 +164,18 @@ def test_swapping_under_load_loses_no_prediction(engine: Engine) -> None:
     thread.join()
     assert wrong == []
     assert min(seen.values()) > 0
+
+
+def test_a_gpu_that_is_not_there_is_an_error_or_a_degraded_state(kind: type[Engine]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(EngineError, match=r"GPU|libcuda|onnxruntime"):
+        kind.open(exported(SPEC, NEEDS), version(1), EngineOptions(provider="cuda"))
+    engine = kind.open(exported(SPEC, NEEDS), version(1), EngineOptions(provider="cuda", fallback=True))
+    parity.check(engine, torch_logits(version(1)), X, rows=ROWS, tolerance=1e-5)
+    assert "not on cuda" in engine.degraded
+    assert "not on cuda" in engine.with_tensors(version(2)).degraded
+    assert kind.open(exported(SPEC, NEEDS), version(1)).degraded == ""
 
 
 def _with(tensors: ModelTensors, name: str, **changes: Float32) -> ModelTensors:

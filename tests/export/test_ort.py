@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ import pytest
 
 from edge_sdk.core import parity
 from edge_sdk.core.errors import EngineError
+from edge_sdk.core.interfaces import EngineOptions
 from edge_sdk.models import build
-from export import sidecar
+from export import cuda, engine_cache, sidecar
 from export.engines import ort
 from export.engines.ort import OrtEngine
 from tests.helpers.exports import exported
@@ -85,19 +87,130 @@ def test_a_graph_with_other_inputs_is_refused(tmp_path: Path) -> None:
         OrtEngine.open(_rewritten(tmp_path, proto), TENSORS)
 
 
+CUDA_OPTIONS = EngineOptions(provider="cuda")
+
+
 def test_an_accelerator_that_is_not_there_is_an_error() -> None:
-    provider = "CUDAExecutionProvider"
-    if provider in onnxruntime.get_available_providers() and ort._loads("libcuda.so.1"):
+    if ort.CUDA in onnxruntime.get_available_providers() and cuda.loads(ort.LIBRARIES[ort.CUDA]):
         pytest.skip("this machine has CUDA")
     with pytest.raises(EngineError, match=r"libcuda|onnxruntime-gpu"):
-        OrtEngine(exported(SPEC), TENSORS, providers=(provider, ort.CPU))
-    with pytest.raises(EngineError, match="Imaginary"):
-        OrtEngine(exported(SPEC), TENSORS, providers=("ImaginaryExecutionProvider",))
+        OrtEngine(exported(SPEC), TENSORS, CUDA_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(EngineOptions(provider="abacus"), "abacus"), (EngineOptions(precision="fp16"), "needs provider tensorrt")],
+)
+def test_what_ort_cannot_do_is_refused(options: EngineOptions, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        OrtEngine(exported(SPEC), TENSORS, options)
+
+
+class Forgetting:
+    """onnxruntime on a machine where an accelerator's libraries load, but the provider then drops out, silently."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[list[str], list[dict[str, str]]]] = []
+        self._session = onnxruntime.InferenceSession
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS["tensorrt"]))
+        monkeypatch.setattr(cuda, "loads", lambda names: object())
+        monkeypatch.setattr(onnxruntime, "InferenceSession", self)
+
+    def __call__(
+        self, data: bytes, options: object, *, providers: list[str], provider_options: list[dict[str, str]]
+    ) -> onnxruntime.InferenceSession:  # fmt: skip
+        self.asked.append((providers, provider_options))
+        return self._session(data, options, providers=[ort.CPU])
+
+
+def test_a_silent_fall_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    Forgetting(monkeypatch)
+    with pytest.raises(EngineError, match=f"dropped {ort.CUDA} and would run on {ort.CPU}"):
+        OrtEngine(exported(SPEC), TENSORS, CUDA_OPTIONS)
+
+
+def test_a_fall_back_that_is_allowed_is_told_by_every_engine_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetting = Forgetting(monkeypatch)
+    engine = OrtEngine(exported(SPEC), TENSORS, replace(CUDA_OPTIONS, fallback=True))
+    assert engine.provider == ort.CPU
+    assert engine.degraded.startswith("runs on the CPU, not on cuda: onnxruntime dropped CUDA")
+    again = engine.with_tensors(build.initial_tensors(SPEC, seed=1))
+    assert again.degraded == engine.degraded
+    assert forgetting.asked[0][0] == [ort.CUDA, ort.CPU]
+    assert all(providers == [ort.CPU] for providers, _ in forgetting.asked[1:])
+    assert OrtEngine(exported(SPEC), TENSORS).degraded == ""
+
+
+def test_two_models_of_one_graph_never_share_a_cached_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's provider keys its cache by the graph alone; each model gets a folder of its own."""
+    forgetting = Forgetting(monkeypatch)
+    monkeypatch.setattr(cuda, "tensorrt_version", lambda: "100300")
+    monkeypatch.setattr(cuda, "compute_capability", lambda: "87")
+    options = EngineOptions(provider="tensorrt", fallback=True, precision="fp16", max_batch=8, cache=tmp_path)
+    models = [TENSORS, build.initial_tensors(SPEC, seed=1), TENSORS]
+    engines = [OrtEngine(exported(SPEC), tensors, options) for tensors in models]
+    asked = [special[0] for providers, special in forgetting.asked if ort.TENSORRT in providers]
+    folders = [special["trt_engine_cache_path"] for special in asked]
+    assert folders[0] == folders[2] != folders[1]
+    assert all(special["trt_profile_max_shapes"] == "acc:8x3x32,gyro:8x3x32,mask:8x2" for special in asked)
+    assert all(special["trt_fp16_enable"] == "True" for special in asked)
+    assert f"ort-{onnxruntime.__version__}_trt-100300_sm87_fp16_" in folders[0]
+    x, mask = parity.noise(SPEC, 3, 0), np.ones((3, 2), np.float32)
+    found = [engine.run(x, mask) for engine in engines]
+    assert np.array_equal(found[0], found[2])
+    assert not np.allclose(found[0], found[1])
+
+
+def test_without_a_folder_nothing_is_cached_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetting = Forgetting(monkeypatch)
+    OrtEngine(exported(SPEC), TENSORS, EngineOptions(provider="tensorrt", fallback=True))
+    assert forgetting.asked[0][1][0]["trt_engine_cache_enable"] == "False"
+
+
+KEY = engine_cache.EngineKey(
+    graph="a" * 64, model="b" * 64, ort="1.23.2", tensorrt="10.3.0", compute="87", precision="fp16", profile="x:1/1/8"
+)
+
+
+@pytest.mark.parametrize("field", ["graph", "model", "ort", "tensorrt", "compute", "precision", "profile"])
+def test_everything_that_decides_what_an_engine_computes_is_in_its_key(field: str, tmp_path: Path) -> None:
+    cache = engine_cache.EngineCache(tmp_path)
+    other = replace(KEY, **{field: "0" + getattr(KEY, field)})
+    cache.write(KEY, b"plan")
+    assert cache.read(KEY) == b"plan"
+    assert cache.read(other) is None
+    assert cache.similar(other) == (b"plan" if field == "model" else None)
+
+
+def test_weights_are_part_of_a_models_digest() -> None:
+    one = {"w": np.arange(4, dtype=np.float32), "b": np.zeros(2, np.float32)}
+    digests = {
+        engine_cache.model_digest(b"graph", one),
+        engine_cache.model_digest(b"grapf", one),
+        engine_cache.model_digest(b"graph", {**one, "w": one["w"] + 1}),
+        engine_cache.model_digest(b"graph", {**one, "w": one["w"].reshape(2, 2)}),
+        engine_cache.model_digest(b"graph", {"v": one["w"], "b": one["b"]}),
+    }
+    assert len(digests) == 5
+    assert engine_cache.model_digest(b"graph", dict(reversed(one.items()))) in digests
+
+
+def test_a_damaged_engine_is_not_read_and_old_models_make_room(tmp_path: Path) -> None:
+    cache = engine_cache.EngineCache(tmp_path, keep=2)
+    keys = [replace(KEY, model=f"{i:064x}") for i in range(3)]
+    for i, key in enumerate(keys):
+        cache.write(key, bytes([i]) * 10)
+        os.utime(tmp_path / key.path.parent, ns=(i, i))
+    assert [cache.read(key) is None for key in keys] == [True, False, False]
+    plan = tmp_path / keys[2].path / engine_cache.PLAN
+    plan.write_bytes(plan.read_bytes()[:5])
+    assert cache.read(keys[2]) is None
+    assert cache.similar(keys[2]) == bytes([1]) * 10
 
 
 def test_more_threads_say_the_same() -> None:
     x, mask = parity.noise(SPEC, 7, 0), np.ones((7, 2), np.float32)
-    one, two = (OrtEngine(exported(SPEC), TENSORS, threads=n) for n in (1, 2))
+    one, two = (OrtEngine(exported(SPEC), TENSORS, EngineOptions(threads=n)) for n in (1, 2))
     np.testing.assert_allclose(one.run(x, mask), two.with_tensors(TENSORS).run(x, mask), atol=1e-6)
     assert one.provider == ort.CPU
 
@@ -131,14 +244,14 @@ def test_later_sessions_say_the_same_with_and_without_the_optimiser(
     plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    options = ort._options
+    options = ort.session_options
 
     def note(threads: int, *, optimise: bool) -> onnxruntime.SessionOptions:
         asked.append(optimise)
         return options(threads, optimise=optimise)
 
     monkeypatch.setattr(OrtEngine, "_gains_nothing", lambda self: plain)
-    monkeypatch.setattr(ort, "_options", note)
+    monkeypatch.setattr(ort, "session_options", note)
     first = OrtEngine.open(exported(SPEC), TENSORS)
     other = build.initial_tensors(SPEC, seed=1)
     x = parity.noise(SPEC, 4, 0)

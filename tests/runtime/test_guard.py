@@ -16,7 +16,7 @@ from edge_sdk.core.records import Float32, RoundData
 from edge_sdk.runtime.events import EngineSwapped, PredictionMade, RolledBack, SwapRefused
 from edge_sdk.runtime.guard import LEAST, Guard, accuracy, judge
 from edge_sdk.runtime.inference import Serving
-from edge_sdk.runtime.swapping import Make, Proof, Swapper
+from edge_sdk.runtime.swapping import Kit, Swapper
 from edge_sdk.streams.reservoir import Reservoir
 from tests.runtime.test_inference import FIRST, SECOND, SPEC, Linear, predictor, proof, tensors, window
 
@@ -33,8 +33,8 @@ def labelled(n: int, wrong: int = 0) -> RoundData:
 
 
 def guarded(p: Any, clock: Any, events: list[Any], changed: list[str], **options: Any) -> Swapper:
-    async def tools() -> tuple[Make, Proof]:
-        return Linear, proof()
+    async def tools() -> Kit:
+        return Kit(Linear, proof())
 
     data = options.pop("data", labelled(32))
     guard = Guard(lambda n: data, **{"windows": 64, "margin": 0.1, **options})

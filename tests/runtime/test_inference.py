@@ -12,12 +12,12 @@ from edge_sdk.core import parity
 from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.compute import InlineCompute
 from edge_sdk.core.errors import EngineError
-from edge_sdk.core.interfaces import Engine, GraphInfo
+from edge_sdk.core.interfaces import DEFAULT_OPTIONS, Engine, EngineOptions, GraphInfo
 from edge_sdk.core.records import Float32, ModelTensors, Segments, VersionId, Window
 from edge_sdk.core.spec import FederationSpec, ModalitySpec
 from edge_sdk.runtime.events import EngineSwapped, PredictionMade, SwapRefused
 from edge_sdk.runtime.inference import Predictor, Serving
-from edge_sdk.runtime.swapping import Make, Proof, Swapper, probe
+from edge_sdk.runtime.swapping import Kit, Proof, Swapper, probe
 from edge_sdk.runtime.timebase import StreamTime
 
 SPEC = FederationSpec(
@@ -37,7 +37,7 @@ class Linear(Engine):
         self.weights = tensors["fusion"].params
 
     @classmethod
-    def open(cls, graph: Path, tensors: ModelTensors) -> Linear:
+    def open(cls, graph: Path, tensors: ModelTensors, options: EngineOptions = DEFAULT_OPTIONS) -> Linear:
         return cls(tensors)
 
     def with_tensors(self, tensors: ModelTensors) -> Linear:
@@ -113,8 +113,8 @@ def proof(reference: Any = truth) -> Proof:
 
 
 def swapper(p: Predictor, clock: Any, events: list[Any], *, make: Any = Linear, reference: Any = truth) -> Swapper:
-    async def tools() -> tuple[Make, Proof]:
-        return make, proof(reference)
+    async def tools() -> Kit:
+        return Kit(make, proof(reference))
 
     return Swapper(p, tools, device="d1", clock=clock, compute=InlineCompute(), emit=events.append)
 
@@ -225,6 +225,76 @@ def test_an_engine_that_cannot_be_built_is_refused() -> None:
         assert "no such graph" in events[0].reason
 
     run_virtual(main)
+
+
+class Slow(Linear):
+    """What the configuration asks for, on a board where building it takes minutes."""
+
+    provider = "slow"
+
+
+class Quick(Linear):
+    provider = "quick"
+
+    def with_tensors(self, tensors: ModelTensors) -> Linear:
+        made = super().with_tensors(tensors)
+        made.degraded = self.degraded
+        return made
+
+
+def two_steps(clock: Any, events: list[Any], make: Any) -> tuple[Predictor, Swapper]:
+    async def tools() -> Kit:
+        return Kit(make, proof(), Quick)
+
+    p = predictor(clock, events)
+    return p, Swapper(p, tools, device="d1", clock=clock, compute=InlineCompute(), emit=events.append)
+
+
+def test_something_quick_serves_while_the_engine_is_built() -> None:
+    served: list[str] = []
+
+    async def main(clock: VirtualClock) -> None:
+        events: list[Any] = []
+
+        def build(t: ModelTensors) -> Engine:
+            assert p.serving is not None
+            served.append(p.serving.engine.provider)
+            assert s.trouble == "degraded: quick serves while the engine is built"
+            return Slow(t)
+
+        p, s = two_steps(clock, events, build)
+        assert await s.offer(FIRST, tensors(1, 2))
+        assert p.serving is not None
+        assert p.serving.engine.provider == "slow"
+        assert s.trouble == ""
+        assert await s.offer(SECOND, tensors(2, 1))
+        assert [e.degraded for e in events] == ["quick serves while the engine is built", "", ""]
+        assert s.degraded == 1
+
+    run_virtual(main)
+    assert served == ["quick"]
+
+
+def test_a_build_that_fails_leaves_the_quick_engine_for_good(caplog: pytest.LogCaptureFixture) -> None:
+    tried: list[int] = []
+
+    async def main(clock: VirtualClock) -> None:
+        def build(t: ModelTensors) -> Engine:
+            tried.append(1)
+            raise EngineError("operator Einsum is not supported")
+
+        events: list[Any] = []
+        p, s = two_steps(clock, events, build)
+        for version in (FIRST, SECOND):
+            assert await s.offer(version, tensors(1, 2))
+            assert p.serving is not None
+            assert p.serving.version == version
+            assert s.trouble == "degraded: quick serves, the engine cannot be built: operator Einsum is not supported"
+        assert s.degraded == 3
+
+    run_virtual(main)
+    assert len(tried) == 1
+    assert "Einsum" in caplog.text
 
 
 def test_parity_is_tried_on_the_newest_windows() -> None:

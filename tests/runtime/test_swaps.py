@@ -19,7 +19,7 @@ from edge_sdk.methods.base import find
 from edge_sdk.models import build
 from edge_sdk.runtime.events import EngineSwapped, PredictionMade
 from edge_sdk.runtime.inference import Predictor
-from edge_sdk.runtime.swapping import Make, Proof, Swapper
+from edge_sdk.runtime.swapping import Kit, Proof, Swapper
 from edge_sdk.runtime.timebase import StreamTime
 from tests.helpers.exports import exported
 from tests.helpers.office import small_spec
@@ -40,9 +40,9 @@ def test_a_thousand_swaps_lose_no_prediction() -> None:
         predictor = Predictor(SPEC, "d1", clock=clock, time=StreamTime(clock, clock), emit=events.append)
         graph: Path = exported(SPEC, NEEDS)
 
-        async def tools() -> tuple[Make, Proof]:
+        async def tools() -> Kit:
             engine = registry.load("engines", "ort")
-            return lambda tensors: engine.open(graph, tensors), Proof(SPEC, None, 1e-3)
+            return Kit(lambda tensors: engine.open(graph, tensors), Proof(SPEC, None, 1e-3))
 
         swapper = Swapper(predictor, tools, device="d1", clock=clock, compute=compute, emit=events.append)
         assert await swapper.offer(_id(0), versions[0])
