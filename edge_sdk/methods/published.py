@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edge_sdk.methods import fedasync, g_blend, harmony, modality_mirror, ogm_ge, pmr
+from edge_sdk.methods import fedasync, fedattn, g_blend, harmony, modality_mirror, ogm_ge, pmr
 
 FED_CONCAT_ASYNC = replace(fedasync.METHOD, name="fed_concat_async")
 FED_OGM_GE_ASYNC = replace(ogm_ge.METHOD, name="fed_ogm_ge_async")
@@ -12,8 +12,10 @@ FED_PMR_ASYNC = replace(pmr.METHOD, name="fed_pmr_async")
 FED_G_BLEND_ASYNC = replace(g_blend.METHOD, name="fed_g_blend_async")
 HARMONY_ASYNC = replace(harmony.METHOD, name="harmony_async")
 MODALITY_MIRROR_ASYNC = replace(modality_mirror.METHOD, name="modality_mirror_async")
+FEDATT = replace(fedattn.METHOD, name="fedatt")
 
 __all__ = [
+    "FEDATT",
     "FED_CONCAT_ASYNC",
     "FED_G_BLEND_ASYNC",
     "FED_OGM_GE_ASYNC",
