@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.learn.records import Batch, ClientContext, Out
-from edge_sdk.methods import fedasync, ogm_ge
+from edge_sdk.methods import fedasync, fedavg, ogm_ge
 from edge_sdk.methods.base import find
 from tests.helpers import learning
 
@@ -118,6 +118,20 @@ def test_the_published_name_is_the_composition() -> None:
     server = alias.server_rule({"server": {"alpha": 0.5}}, learning.spec())
     rates, patch = server.rates({}, learning.update_view("d", 1))
     assert (set(rates.by_module.values()), patch) == ({0.5}, {})
+
+
+def test_with_the_server_of_fedavg_it_is_fed_ogm() -> None:
+    alias, composed = find("fed_ogm"), find("ogm_ge+fedavg")
+    assert (alias.mode, alias.client, alias.server) == ("sync", ogm_ge.Client, fedavg.Server)
+    assert (composed.client, composed.server, composed.config) == (alias.client, alias.server, alias.config)
+    still = {"client": {"alpha": 0.0, "noise": False}}
+    ours, moved = (learning.federation("fed_ogm", config=config) for config in (still, {}))
+    plain = learning.federation("fedavg")
+    for fed in (ours, moved, plain):
+        learning.sync_round(fed, size=3)
+        learning.sync_round(fed, size=3)
+    assert learning.equal(ours.theta, plain.theta)
+    assert not learning.equal(moved.theta, plain.theta)
 
 
 def test_the_server_of_mba_is_refused_for_it_lives_on_distances() -> None:
