@@ -18,7 +18,7 @@ STATUS = "var/lib/nvpmodel/status"
 
 _ATTRIBUTE = re.compile(r"(\w+)=([^\s>]+)")
 # Rails that measure everything that goes into the board; without one of them, those that add up to it.
-_WHOLE = ("VDD_IN", "POM_5V_IN")
+_WHOLE = ("VDD_IN", "POM_5V_IN", "VIN")
 _SUM = ("VIN_SYS_5V0", "VDD_GPU_SOC", "VDD_CPU_CV", "VDDQ_VDD2_1V8AO")
 
 

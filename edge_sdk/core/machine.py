@@ -57,11 +57,18 @@ class Machine:
     venv: str  # the environment's folder; "": the system's Python
     user: str
     groups: frozenset[str]  # of the user
-    disk_free_mb: float | None  # where the device's state is
+    state_dir: str  # where a device keeps its state
+    disk_free_mb: float | None  # there
     packages: tuple[Package, ...]  # in the order in which they are found: the first of a name is the one imported
+    writable: bool = True  # the user may write to state_dir
     kernel: str = ""  # "5.15.148-tegra"
     torch_cuda: str = ""  # CUDA that torch was built for, "12.6"; "": none, or no torch
     probe: Probe = field(default_factory=Probe)
+
+    @property
+    def pip(self) -> str:
+        """The pip of the environment, as one types it."""
+        return f"{self.venv}/bin/pip" if self.venv else "python3 -m pip"
 
     def package(self, name: str) -> Package | None:
         """Returns an installed distribution by its name."""
@@ -129,6 +136,7 @@ def recorded(root: Path) -> Machine:
         venv=str(plain.get("venv", "")),
         user=str(plain.get("user", "")),
         groups=frozenset(map(str, plain.get("groups", ()))),
+        state_dir=str(plain.get("state_dir", "/var/lib/edge-sdk")),
         disk_free_mb=plain.get("disk_free_mb"),
         packages=packages(places),
         kernel=str(plain.get("kernel", "")),
@@ -154,6 +162,11 @@ def _probe(plain: Mapping[str, Any], root: Path) -> Probe:
     unknown = set(plain) - {f.name for f in fields(Probe)}
     if unknown:
         raise BoardError(f"{root / RECORD}: probe: unknown key {sorted(unknown)[0]!r}")
+    return probe_of(plain)
+
+
+def probe_of(plain: Mapping[str, Any]) -> Probe:
+    """Returns the probe that JSON holds."""
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     return Probe(**values)
 
@@ -162,20 +175,12 @@ def as_record(machine: Machine) -> dict[str, Any]:
     """Returns what `recorded` reads besides the tree's own files."""
     return {
         "python": machine.python, "arch": machine.arch, "venv": machine.venv, "user": machine.user,
-        "groups": sorted(machine.groups), "disk_free_mb": machine.disk_free_mb, "kernel": machine.kernel,
-        "probe": asdict(machine.probe),
+        "groups": sorted(machine.groups), "state_dir": machine.state_dir, "disk_free_mb": machine.disk_free_mb,
+        "kernel": machine.kernel, "probe": asdict(machine.probe),
     }  # fmt: skip
 
 
 __all__ = [
-    "RECORD",
-    "SITES",
-    "Machine",
-    "Package",
-    "Probe",
-    "as_record",
-    "normal",
-    "packages",
-    "recorded",
-    "torch_cuda",
-]
+    "RECORD", "SITES", "Machine", "Package", "Probe", "as_record", "normal", "packages", "probe_of",
+    "recorded", "torch_cuda",
+]  # fmt: skip

@@ -197,7 +197,7 @@ def test_detect_and_methods_answer_as_json(capsys: pytest.CaptureFixture[str]) -
 
 def test_doctor_looks_at_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json", "--state-dir", str(tmp_path)]) == 0
-    found = {f["name"] for f in json.loads(capsys.readouterr().out)}
+    found = {f["name"] for f in json.loads(capsys.readouterr().out)["findings"]}
     assert {"python", "venv", "packages", "onnxruntime", "torch", "clock", "disk"} <= found
 
 

@@ -26,15 +26,12 @@ def tree(name: str) -> Tree:
         ("orin_nano_super", Mode(2, "MAXN_SUPER"), 5.6),
         ("orin_nx", Mode(3, "25W"), 6.508),
         ("agx_orin", Mode(0, "MAXN"), 2.4 + 1.6 + 4.705 + 0.3),
-        ("thor", Mode(1, "120W"), None),
+        ("thor", Mode(1, "120W"), 42.0),
     ],
 )
-def test_power_of_a_recorded_board(name: str, mode: Mode, watts: float | None) -> None:
+def test_power_of_a_recorded_board(name: str, mode: Mode, watts: float) -> None:
     assert power.modes(tree(name)).current == mode
     total = power.total_mw(power.rails(tree(name)))
-    if watts is None:  # what Thor's rails add up to is not known: not guessed
-        assert name == "thor"
-        return
     assert total == pytest.approx(watts * 1000, abs=1)
 
 

@@ -297,7 +297,8 @@ def packages(spec: Spec) -> Iterator[tuple[str, str]]:
         )
     record = {
         "python": spec.python, "arch": "aarch64", "venv": "/opt/edge-sdk/venv", "user": "edge",
-        "groups": list(GROUPS), "disk_free_mb": 41000.0, "kernel": spec.kernel, "probe": spec.probe,
+        "groups": list(GROUPS), "state_dir": "/var/lib/edge-sdk", "disk_free_mb": 41000.0, "kernel": spec.kernel,
+        "probe": spec.probe,
     }  # fmt: skip
     yield "edge-sdk/machine.json", json.dumps(record, indent=1) + "\n"
 
