@@ -16,12 +16,12 @@ import numpy as np
 
 from coordinator.config import AdmissionConfig
 from coordinator.fleet import Member
-from coordinator.store import Entry, Journal, OpenTask, Receipt, Rollback
+from coordinator.store import Entry, Journal, OpenTask, Receipt, Received, Rollback
 from edge_sdk.codecs.chain import Chain, finite
 from edge_sdk.codecs.headers import UpdateHeader
 from edge_sdk.core.clock import NS
 from edge_sdk.core.errors import Reason, UpdateRejected
-from edge_sdk.core.messages import Reply
+from edge_sdk.core.messages import QUERY, Reply
 from edge_sdk.core.records import ModelLayout, ModelTensors, Update, UpdateKey, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.methods.base import Method
@@ -133,23 +133,31 @@ class Admission:
         if header.chain != self._chain:
             raise UpdateRejected(Reason.MALFORMED, f"codec {header.chain!r}, expected {self._chain!r}")
 
-    def check_task(self, header: UpdateHeader, task: OpenTask | None, *, now_ns: int) -> None:
-        """Checks that the update answers an open task of its device, with sane numbers, and not too often."""
+    def check_task(self, header: UpdateHeader, task: OpenTask | None, *, now_ns: int) -> OpenTask:
+        """Returns the task, found to be open, of this device, answered with sane numbers, and not too often."""
         if task is None or task.device != header.key.device:
             raise UpdateRejected(Reason.UNKNOWN_TASK, f"task {header.task!r} is not open; ask for a new one")
         if header.base != task.base:
             raise UpdateRejected(Reason.UNKNOWN_BASE, f"the task starts from version {task.base.number}")
         self._check_numbers(header, task)
+        self._check_modules(header, task)
         self._check_rate(task.device, now_ns)
+        return task
 
     def _check_numbers(self, header: UpdateHeader, task: OpenTask) -> None:
         if not 1 <= header.num_samples <= self._config.max_samples:
             raise UpdateRejected(Reason.MALFORMED, f"num_samples {header.num_samples} is not 1 to the allowed most")
         if not 0 <= header.num_steps <= self._config.max_steps:
             raise UpdateRejected(Reason.MALFORMED, f"num_steps {header.num_steps} is not 0 to the allowed most")
-        strange = set(header.modalities) - set(task.modalities)
-        if strange or not header.modules:
-            raise UpdateRejected(Reason.MALFORMED, f"modalities {sorted(strange)} are not in the task, or no module")
+        strange = sorted(set(header.modalities) - set(task.modalities))
+        if strange:
+            raise UpdateRejected(Reason.MALFORMED, f"modalities {strange} are not in the task")
+
+    def _check_modules(self, header: UpdateHeader, task: OpenTask) -> None:
+        if task.kind == QUERY and header.modules:
+            raise UpdateRejected(Reason.MALFORMED, "an answer to a query carries tensors; it has a payload alone")
+        if not header.modules and not header.payload:
+            raise UpdateRejected(Reason.MALFORMED, "neither tensors nor a payload")
 
     def _check_rate(self, device: str, now_ns: int) -> None:
         """A bucket that fills at `updates_per_minute` and holds as many, at least one."""
@@ -189,9 +197,10 @@ class Admission:
             raise UpdateRejected(Reason.STALE, f"staleness {staleness}, at most {self._config.max_staleness}")
         return staleness
 
-    def check_payload(self, update: Update) -> None:
-        """Checks the payload against what the method declares."""
-        self._method.uploads.check(update.payload, self._spec)
+    def check_payload(self, update: Update, task: OpenTask) -> None:
+        """Checks the payload against what the method declares for updates, or for answers."""
+        declared = self._method.answers if task.kind == QUERY else self._method.uploads
+        declared.check(update.payload, self._spec)
 
     def check_norm(self, norm: float) -> None:
         """Refuses a change that is far larger than what the fleet sends: more than the factor times the median."""
@@ -203,11 +212,12 @@ class Admission:
                 Reason.NORM, f"change {norm:.3g} (rms), {norm / usual:.1f} times the median; check this device's data"
             )
 
-    def applied(self, entry: Entry, lineage: str) -> Reply:
+    def applied(self, entry: Entry | Received, lineage: str) -> Reply:
         """Remembers an accepted update; returns its reply."""
         line = (entry.key.device, entry.key.incarnation)
         self._sequences[line] = max(entry.key.sequence, self._sequences.get(line, -1))
-        self._norms.append(entry.norm)
+        if entry.norm:  # an answer has none
+            self._norms.append(entry.norm)
         receipt = Receipt(entry.key, entry.digest, entry.version, lineage)
         self._remember(receipt)
         return accepted(receipt)

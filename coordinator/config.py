@@ -45,6 +45,8 @@ class ScheduleConfig(Model):
     fraction: float = Field(default=0.25, gt=0, le=1)  # sampled: share of the devices on line that is kept busy
     min_devices: int = Field(default=1, ge=1)  # no task before so many have been on line
     task_deadline_s: float = Field(default=3600.0, ge=0)  # an open task lapses after this; 0: never
+    round_deadline_s: float = Field(default=600.0, ge=0)  # synchronous: a round goes on without who is later; 0: never
+    gather_s: float = Field(default=5.0, ge=0)  # synchronous: a round waits so long for devices that are nearly free
     seed: int = 0  # of the sampling
 
 

@@ -54,6 +54,24 @@ class TaskLapsed:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundStarted:
+    """A synchronous round asks or trains: one event for each of the two stages."""
+
+    round: int  # number of the version it starts from
+    stage: str  # "query" | "train"
+    devices: tuple[str, ...]  # that were given a task
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """A synchronous round is over."""
+
+    version: int  # number it made; the one before where it was abandoned
+    devices: tuple[str, ...]  # whose updates were averaged; none: abandoned
+    late: tuple[str, ...]  # that were selected and sent no usable update in time
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateApplied:
     """An update was mixed into the model."""
 
@@ -149,6 +167,8 @@ __all__ = [
     "ModelSent",
     "Published",
     "Recovered",
+    "RoundClosed",
+    "RoundStarted",
     "StateChanged",
     "StoreFailed",
     "TaskGiven",

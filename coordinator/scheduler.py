@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from coordinator.config import ScheduleConfig
 from coordinator.fleet import Fleet, Member
 from coordinator.store import OpenTask
 from edge_sdk.core.clock import NS
-from edge_sdk.core.messages import Plan, Task
+from edge_sdk.core.messages import QUERY, Plan, Task
 from edge_sdk.core.records import VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn import seeds
+from edge_sdk.learn.records import Assignment, Query
 
 
 class Scheduler:
@@ -67,12 +69,16 @@ class Scheduler:
             fleet: the devices.
             ready: says whether a device may be chosen at this moment.
         """
-        if fleet.online < self._config.min_devices:
+        if not self.enough(fleet):
             return []
-        return self._pick[self._config.policy](fleet, lambda member: self._fits(member) and ready(member))
+        return self._pick[self._config.policy](fleet, lambda member: self.fits(member) and ready(member))
 
-    def _fits(self, member: Member) -> bool:
-        """A device without a modality of this federation, or with another spec, has nothing to train."""
+    def enough(self, fleet: Fleet) -> bool:
+        """Says whether as many devices are on line as have to be before anybody trains."""
+        return fleet.online >= self._config.min_devices
+
+    def fits(self, member: Member) -> bool:
+        """Says whether a device can be given a task: one without a modality of the spec has nothing to train."""
         current = member.spec_digest in ("", self._spec.digest)
         return member.online and current and bool(member.modalities) and member.device not in self._by_device
 
@@ -96,12 +102,32 @@ class Scheduler:
         return max(1, round(self._config.fraction * fleet.online))
 
     def make(self, member: Member, base: VersionId, fleet: Fleet, *, utc_ns: int, lineage: str) -> OpenTask:
-        """Returns a new task; `opened` makes it count."""
-        training = self._spec.training
-        number = self._numbers.get(member.device, 0)
-        deadline_ns = round(self._config.task_deadline_s * NS)
+        """Returns a new task of an asynchronous method; `opened` makes it count."""
         # One round-equivalent is K server updates, so that sync and async runs decay alike; fixed at the download.
         rounds = base.number // self.concurrency(fleet)
+        return self._task(
+            member, base, utc_ns=utc_ns, lineage=lineage, rounds=rounds, deadline_s=self._config.task_deadline_s
+        )
+
+    def make_round(
+        self, member: Member, base: VersionId, part: Assignment | Query, *, utc_ns: int, lineage: str
+    ) -> OpenTask:
+        """Returns a new task of a synchronous round: a device's part in it."""
+        task = self._task(
+            member, base, utc_ns=utc_ns, lineage=lineage, rounds=base.number, deadline_s=self._config.round_deadline_s
+        )
+        if isinstance(part, Query):
+            modalities = part.modalities or member.modalities
+            return replace(task, kind=QUERY, phase=part.phase, epochs=part.epochs, modalities=modalities)
+        epochs, lr = part.epochs or task.epochs, task.lr * part.lr_scale
+        return replace(task, phase=part.phase, epochs=epochs, lr=lr, modalities=part.modalities)
+
+    def _task(
+        self, member: Member, base: VersionId, *, utc_ns: int, lineage: str, rounds: int, deadline_s: float
+    ) -> OpenTask:
+        training = self._spec.training
+        number = self._numbers.get(member.device, 0)
+        deadline_ns = round(deadline_s * NS)
         return OpenTask(
             id=f"{seeds.derive(lineage, member.device, number):016x}",
             device=member.device,
@@ -152,7 +178,7 @@ def message(task: OpenTask, extras: Mapping[str, bytes], utc_ns: int) -> Task:
     """Returns what the device is sent."""
     left_s = max(1e-3, (task.expires_utc_ns - utc_ns) / NS) if task.expires_utc_ns else 0.0
     plan = Plan(task.modalities, task.epochs, task.lr, task.batch_size)
-    return Task(task.id, "train", task.base, plan, task.number, left_s, dict(extras))
+    return Task(task.id, task.kind, task.base, plan, task.number, left_s, dict(extras))
 
 
 def stop_message(base: VersionId) -> Task:

@@ -24,8 +24,9 @@ from coordinator.service.evaluator import Evaluator
 from coordinator.service.ledger import Ledger
 from coordinator.service.mail import Mail
 from coordinator.service.reception import Reception
+from coordinator.service.rounds import Rounds
 from coordinator.service.updates import Updates
-from coordinator.store import Store, Stored
+from coordinator.store import Journal, Store, Stored
 from edge_sdk.core.clock import Clock, Group
 from edge_sdk.core.compute import Compute
 from edge_sdk.core.errors import StoreError
@@ -126,10 +127,11 @@ class Coordinator:
             self.config, self.spec, opened.journal, ledger=self.ledger, fleet=self.fleet, publisher=self.publisher,
             store=self._store, mail=self.mail, clock=self._clock, compute=self._compute, emit=self._emit,
         )  # fmt: skip
+        self.rounds = self._synchronous(opened.journal)
         self.updates = Updates(
             self.config, self.spec, opened.journal, ledger=self.ledger, desk=self.desk, fleet=self.fleet,
             publisher=self.publisher, store=self._store, mail=self.mail, clock=self._clock, compute=self._compute,
-            emit=self._emit,
+            emit=self._emit, rounds=self.rounds,
         )  # fmt: skip
         self.reception = Reception(
             self.spec, self.claim, door=self.door, updates=self.updates, publisher=self.publisher, mail=self.mail,
@@ -140,6 +142,16 @@ class Coordinator:
         newest = self.publisher.newest
         if newest is None or newest.id.number != self.ledger.number:
             await self._publish()
+
+    def _synchronous(self, journal: Journal) -> Rounds | None:
+        """Returns who runs the rounds of a synchronous method."""
+        rule = self.ledger.rounds
+        if rule is None:
+            return None
+        return Rounds(
+            self.config.schedule, rule, journal, ledger=self.ledger, desk=self.desk, fleet=self.fleet,
+            publisher=self.publisher, store=self._store, clock=self._clock, compute=self._compute, emit=self._emit,
+        )  # fmt: skip
 
     def _begin(self, group: Group) -> None:
         self._group = group
@@ -161,13 +173,23 @@ class Coordinator:
         await self.reception.look_again()
         await self.desk.lapse()
         self.updates.ask_missing()
+        await self._settle()
         await self._keep_house()
         if self._behind() and not self.publisher.busy and self._clock.now_ns() >= self.publisher.ready_ns:
             await self._publish()
         if self._state == "running" and self.claim.settled:
-            await self.desk.offer()
+            await (self.desk.offer() if self.rounds is None else self.rounds.begin())
         self._check_stop()
         self._arm()
+
+    async def _settle(self) -> None:
+        """Ends the round, or its stage, that nobody is at any more."""
+        if self.rounds is None:
+            return
+        try:
+            await self.rounds.settle(running=self._state == "running")
+        except StoreError as error:
+            self.updates.store_failed(error)
 
     async def _keep_house(self) -> None:
         """Checkpoints and prunes where it is time to; a full disk is said once, and costs nothing but room."""
@@ -186,7 +208,9 @@ class Coordinator:
     def _behind(self) -> bool:
         """Says whether enough has happened since the last publication for another one."""
         newest = self.publisher.newest
-        return newest is None or self.ledger.updates - newest.updates >= self.config.publish.every_updates
+        if newest is None or self.rounds is not None:  # a round starts from the version that the last one made
+            return newest is None or newest.id.number != self.ledger.number
+        return self.ledger.updates - newest.updates >= self.config.publish.every_updates
 
     async def _publish(self) -> None:
         tensors = await self._compute.run(STORE, 0, self.ledger.copy)
@@ -232,9 +256,13 @@ class Coordinator:
         publish_ns = self.publisher.ready_ns if self._behind() and not self.publisher.busy else None
         probation_ns = self.claim.until_ns if self.claim.until_ns > now_ns else None
         lobby_ns = self.reception.lobby.next_ns if self.claim.settled else None
+        rounds_ns = None if self.rounds is None else self.rounds.next_ns
         self._alarm.set(
-            [self._criteria.due_ns, publish_ns, probation_ns, lobby_ns, self.desk.next_ns, self.updates.next_ns]
-        )
+            [
+                self._criteria.due_ns, publish_ns, probation_ns, lobby_ns, rounds_ns, self.desk.next_ns,
+                self.updates.next_ns,
+            ]
+        )  # fmt: skip
 
     def pause(self) -> None:
         """Gives out no more tasks; updates under way are still taken."""

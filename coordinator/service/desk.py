@@ -12,7 +12,7 @@ from coordinator.publish import STORE, Publisher
 from coordinator.scheduler import Scheduler, message, stop_message
 from coordinator.service.ledger import Ledger
 from coordinator.service.mail import Mail
-from coordinator.store import Journal, OpenTask, Store
+from coordinator.store import Journal, OpenRound, OpenTask, Store
 from edge_sdk.codecs.wire import pack_array
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.compute import Compute
@@ -64,21 +64,30 @@ class Desk:
     async def offer(self) -> None:
         """Hands out what the scheduler gives now; tells those who get nothing."""
         newest = self._publisher.newest
-        if newest is None or not self._fleet.waits or self._clock.now_ns() < self._not_before_ns:
+        if newest is None or not self._fleet.waits or not self.may_open:
             return
-        chosen = self.scheduler.choose(self._fleet, self._ready)
-        tasks = tuple(self._make(member) for member in chosen)
-        if tasks and await self._open(tasks):
-            for member, task in zip(chosen, tasks, strict=True):
-                self._fleet.served(member)
-                self._send(task)
-                self._emit(events.TaskGiven(task.device, task.id, task.number, task.base.number, task.modalities))
+        await self.give(tuple(self._make(member) for member in self.scheduler.choose(self._fleet, self._ready)))
         if not self._publisher.busy:
-            self._tell()
+            self.tell()
+
+    async def give(self, tasks: tuple[OpenTask, ...], stage: OpenRound | None = None) -> bool:
+        """Opens tasks, all or none, with the stage of a round that they make up; says whether they went out."""
+        if not tasks or not await self._open(tasks, stage):
+            return False
+        for task in tasks:
+            self._fleet.served(self._fleet.member(task.device))
+            self._send(task)
+            self._emit(events.TaskGiven(task.device, task.id, task.number, task.base.number, task.modalities))
+        return True
 
     def _ready(self, member: Member) -> bool:
         """A version on its way out is worth a moment: a task on it is fresher."""
         return not self._publisher.busy or self._publisher.waited_ns() > self._patience_ns
+
+    @property
+    def may_open(self) -> bool:
+        """Says whether the store took the last tasks, or may be tried again."""
+        return self._clock.now_ns() >= self._not_before_ns
 
     def _make(self, member: Member) -> OpenTask:
         newest = self._publisher.newest
@@ -87,9 +96,9 @@ class Desk:
             member, newest.id, self._fleet, utc_ns=self._clock.utc_ns(), lineage=self._store.lineage
         )
 
-    async def _open(self, tasks: tuple[OpenTask, ...]) -> bool:
+    async def _open(self, tasks: tuple[OpenTask, ...], stage: OpenRound | None) -> bool:
         try:
-            await self._compute.run(STORE, 0, self._store.open_tasks, tasks)
+            await self._compute.run(STORE, 0, self._store.open_tasks, tasks, stage)
         except StoreError as error:
             log.error("no tasks are given: %s", error)
             self._not_before_ns = self._clock.now_ns() + round(_RETRY_S * NS)
@@ -99,11 +108,12 @@ class Desk:
         return True
 
     def _send(self, task: OpenTask) -> None:
-        extras = {name: pack_array(value) for name, value in self._ledger.extras(task.device).items()}
+        extras = {name: pack_array(value) for name, value in self._ledger.extras(task).items()}
         sent = message(task, extras, self._clock.utc_ns())
-        self._mail.task(task.device, replace(sent, plan=replace(sent.plan, phase=self._ledger.stage(task.device))))
+        self._mail.task(task.device, replace(sent, plan=replace(sent.plan, phase=self._ledger.stage(task))))
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tells those who wait and have not heard it yet that there is no task for them now."""
         for member in self._fleet.untold():
             self._mail.reply(member.device, Reply("no_task"))
 

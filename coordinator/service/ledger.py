@@ -16,16 +16,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from coordinator.store import About, Checkpoint, Entry, Journal, Rollback, Store
+from coordinator.store import (
+    About,
+    Checkpoint,
+    Entry,
+    Journal,
+    OpenTask,
+    Received,
+    Rollback,
+    RoundEntry,
+    Store,
+)  # fmt: skip
 from coordinator.store.base import Floats
 from edge_sdk.codecs.chain import Chain
 from edge_sdk.core.errors import ConfigError, StoreError
+from edge_sdk.core.messages import QUERY
 from edge_sdk.core.records import Array, ModelLayout, ModelTensors, Segments, Update, VersionId
 from edge_sdk.core.spec import FederationSpec
-from edge_sdk.learn import params
+from edge_sdk.learn import aggregation, params
+from edge_sdk.learn.aggregation import MEAN_KERNEL
 from edge_sdk.learn.blending import KERNEL, TORCH, Kernels, blend, kernels
-from edge_sdk.learn.records import Rates, UpdateView
-from edge_sdk.methods.base import AsyncServerRule, Method, find
+from edge_sdk.learn.records import Assignment, Cohort, Query, Rates, State, UpdateView, Weights
+from edge_sdk.methods.base import AsyncServerRule, Method, SyncServerRule, find
 from edge_sdk.models.build import initial_tensors, layout
 
 log = logging.getLogger(__name__)
@@ -53,11 +65,12 @@ class Ledger:
         self.spec = spec
         self.method: Method = find(spec.method.name)
         rule = self.method.server_rule(spec.method.config, spec)
-        if not isinstance(rule, AsyncServerRule):
-            raise ConfigError(f"method {spec.method.name!r} is {self.method.mode}; this coordinator runs async methods")
-        self.rule: AsyncServerRule[Any] = rule
+        self._async = rule if isinstance(rule, AsyncServerRule) else None
+        self._sync = rule if isinstance(rule, SyncServerRule) else None
+        self._rule = rule
         self.layout: ModelLayout = layout(spec, self.method.needs)
         self.chain = Chain(spec.codec.up, self.layout)
+        self._chains: dict[str, Chain] = {self.chain.text: self.chain}
         self.number = 0
         self.updates = 0
         self._store = store
@@ -98,7 +111,7 @@ class Ledger:
         if sorted(tensors) != sorted(self.layout):
             raise ConfigError(f"the first version has modules {sorted(tensors)}, the model {sorted(self.layout)}")
         self._theta = params.copy(tensors)
-        self._state = _state(self.rule.init())
+        self._state = _state(self._rule.init())
         self._store.create(about, self._snapshot())
 
     def _check(self, found: About) -> None:
@@ -111,51 +124,89 @@ class Ledger:
     def _recover(self, found: About) -> tuple[int, bool]:
         checkpoint = self._store.newest_checkpoint()
         self.number, self.updates = checkpoint.number, checkpoint.updates
-        self._theta, self._state = dict(checkpoint.tensors), {**_state(self.rule.init()), **checkpoint.state}
+        self._theta, self._state = dict(checkpoint.tensors), {**_state(self._rule.init()), **checkpoint.state}
         self._checkpoint_number = checkpoint.number
         params.check(self.layout, self._theta)
-        chains: dict[str, Chain] = {self.chain.text: self.chain}
         replayed, same = 0, found.capability == self._about().capability
         for entry in self._store.entries(checkpoint.number):
-            chain = (
-                chains.setdefault(entry.chain, self.chain) if entry.chain in chains else Chain(entry.chain, self.layout)
-            )
-            chains[entry.chain] = chain
-            self._carry_out(entry, chain.decode_update(entry.body), self._store.tensors(entry.base))
-            replayed, same = replayed + 1, same and entry.kernel == KERNEL
+            base = self._store.tensors(entry.base)
+            if isinstance(entry, RoundEntry):
+                self._carry_out_round(entry, {r.key.device: self.decode(r, base)[1] for r in entry.members})
+                replayed, same = replayed + len(entry.members), same and entry.kernel == MEAN_KERNEL
+            else:
+                self._carry_out(entry, self._chain(entry.chain).decode_update(entry.body), base)
+                replayed, same = replayed + 1, same and entry.kernel == KERNEL
         if replayed and not same:
             log.warning(
                 "the journal was made by another kernel or CPU class: the model equals the old one to 1e-6 only"
             )
         return replayed, same or not replayed
 
+    def _chain(self, text: str) -> Chain:
+        if text not in self._chains:
+            self._chains[text] = Chain(text, self.layout)
+        return self._chains[text]
+
+    def decode(self, received: Received, base: ModelTensors) -> tuple[Update, ModelTensors]:
+        """Returns a member's update again, and the full values of what it trained."""
+        update = self._chain(received.chain).decode_update(received.body)
+        return update, full_values(update, base)
+
     def _amend(self, found: About, about: About) -> None:
         """Takes over a changed spec; the state of another method means nothing to this one."""
         before = json.loads(found.spec).get("method", {}).get("name")
         if before != self.spec.method.name:
-            self._state = _state(self.rule.init())
+            self._state = _state(self._rule.init())
         self._store.checkpoint(self._snapshot())
         self._store.amend(about)
 
+    @property
+    def rounds(self) -> SyncServerRule[Any] | None:
+        """The rule of a synchronous method; None for an asynchronous one."""
+        return self._sync
+
+    @property
+    def state(self) -> State:
+        """The rule's state now."""
+        return self._state
+
+    def learn(self, patch: State) -> None:
+        """Takes over entries of the state from the round under way; the journal gets them with its decision."""
+        self._state.update(_state(patch))
+
+    def decide_round(self, cohort: Cohort) -> tuple[Weights, Mapping[str, Floats], ModelTensors]:
+        """Returns what a synchronous rule says of a cohort: weights, changed entries of its state, replaced modules."""
+        assert self._sync is not None, "only synchronous methods decide about cohorts"
+        weights, patch = self._sync.weights(self._state, cohort)
+        replaced = self._sync.replaced(self._state, cohort)
+        params.check(self.layout, replaced)
+        return aggregation.checked(weights), _state(patch), replaced
+
     def decide(self, view: UpdateView) -> tuple[Rates, Mapping[str, Floats]]:
-        """Returns what the rule says of an update."""
-        rates, patch = self.rule.rates(self._state, view)
+        """Returns what an asynchronous rule says of an update."""
+        assert self._async is not None, "only asynchronous methods decide about single updates"
+        rates, patch = self._async.rates(self._state, view)
         odd = [m for m in view.modules if not np.isfinite(rates.by_module.get(m, np.nan))]
         if odd:
             raise ConfigError(f"method {self.spec.method.name!r} gave no usable rate for {', '.join(odd)}")
         return rates, _state(patch)
 
-    def extras(self, device: str) -> dict[str, Array]:
+    def extras(self, task: OpenTask) -> dict[str, Array]:
         """Returns what the method sends down with a task."""
-        return self.rule.extras(self._state, device)
+        if self._async is not None:
+            return self._async.extras(self._state, task.device)
+        assert self._sync is not None
+        if task.kind == QUERY:
+            return self._sync.extras(self._state, Query(task.device, task.phase, task.epochs, task.modalities))
+        return self._sync.extras(self._state, Assignment(task.device, task.modalities, task.phase, task.epochs))
 
-    def stage(self, device: str) -> str:
-        """Returns the stage that the method is in for this device."""
-        return self.rule.stage(self._state, device)
+    def stage(self, task: OpenTask) -> str:
+        """Returns the stage that the method is in for a task's device."""
+        return task.phase if self._async is None else self._async.stage(self._state, task.device)
 
     def figures(self) -> dict[str, float]:
         """Returns what the method says of its state."""
-        return self.rule.figures(self._state)
+        return self._rule.figures(self._state)
 
     @property
     def tensors(self) -> ModelTensors:
@@ -176,6 +227,22 @@ class Ledger:
         self._state.update(entry.patch)
         self.number = entry.version
         self.updates += 1
+
+    def apply_round(self, entry: RoundEntry, members: Mapping[str, ModelTensors]) -> None:
+        """Commits a decision about a cohort and carries it out.
+
+        Raises:
+            StoreError: it could not be made durable; nothing has changed.
+        """
+        self._store.commit_round(entry)
+        self._carry_out_round(entry, members)
+
+    def _carry_out_round(self, entry: RoundEntry, members: Mapping[str, ModelTensors]) -> None:
+        aggregation.combine(self._theta, self.layout, members, Weights(entry.weights, entry.keep))
+        self._theta.update(params.copy(entry.replaced))
+        self._state.update(entry.patch)
+        self.number = entry.version
+        self.updates += len(entry.members)
 
     def copy(self) -> dict[str, Segments]:
         """Returns the model now, with memory of its own."""
@@ -210,8 +277,13 @@ class Ledger:
         return Checkpoint(self.number, self.updates, self._theta, self._state)
 
 
+def full_values(update: Update, base: ModelTensors) -> ModelTensors:
+    """Returns the trained values of an update's modules."""
+    return params.add(base, update.tensors) if update.kind == "delta" else update.tensors
+
+
 def _state(values: Mapping[str, Array]) -> dict[str, Floats]:
     return {name: np.array(value, np.float64) for name, value in values.items()}
 
 
-__all__ = ["Ledger", "Opened"]
+__all__ = ["Ledger", "Opened", "full_values"]

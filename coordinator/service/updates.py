@@ -7,21 +7,21 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 
-import numpy as np
-
 from coordinator import events
 from coordinator.admission import Admission, Inspected, inspect
 from coordinator.config import CoordinatorConfig
 from coordinator.fleet import Fleet
-from coordinator.publish import STORE, Publisher, wire_bytes
+from coordinator.publish import STORE, Publisher
+from coordinator.service.applied import applied
 from coordinator.service.desk import Desk
 from coordinator.service.intake import Intake, peek_key
-from coordinator.service.ledger import Ledger
+from coordinator.service.ledger import Ledger, full_values
 from coordinator.service.mail import Mail
-from coordinator.store import Entry, Journal, Store
+from coordinator.service.rounds import Rounds
+from coordinator.store import Entry, Journal, OpenTask, Received, Store
 from coordinator.store.base import Floats
 from edge_sdk.codecs import wire
-from edge_sdk.codecs.chain import peek_update, raw_bytes
+from edge_sdk.codecs.chain import peek_update
 from edge_sdk.codecs.chunks import Assembled, Preamble
 from edge_sdk.codecs.headers import UpdateHeader
 from edge_sdk.core.clock import NS, Clock
@@ -44,7 +44,6 @@ from edge_sdk.learn.blending import KERNEL
 from edge_sdk.learn.records import Rates, UpdateView
 
 _BASES = 8  # mapped at the same time
-_CHUNK = 96 * 1024
 # The device still has its task after these: nothing was wrong with the update, or it was not this task's.
 _TASK_STAYS = frozenset(
     (Reason.STORE, Reason.DUPLICATE, Reason.SEQUENCE_REUSED, Reason.UNKNOWN_DEVICE, Reason.UNKNOWN_TASK)
@@ -59,7 +58,9 @@ class Updates:
     def __init__(
         self, config: CoordinatorConfig, spec: FederationSpec, journal: Journal, *, ledger: Ledger, desk: Desk,
         fleet: Fleet, publisher: Publisher, store: Store, mail: Mail, clock: Clock, compute: Compute, emit: Observer,
+        rounds: Rounds | None = None,
     ) -> None:  # fmt: skip
+        self._rounds = rounds
         self.admission = Admission(config.admission, spec, ledger.method, journal)
         self._intake = Intake(config.admission)
         self._ledger = ledger
@@ -110,11 +111,13 @@ class Updates:
         staleness = admission.check_base(
             header.base, self._publisher.held, lineage=self._store.lineage, number=ledger.number
         )
-        admission.check_task(header, task, now_ns=self._clock.now_ns())
+        task = admission.check_task(header, task, now_ns=self._clock.now_ns())
         base = await self._base(header.base)
         inspected = await self._compute.run(SHORT, 0, inspect, ledger.chain, ledger.layout, done.data, base)
-        admission.check_payload(inspected.update)
+        admission.check_payload(inspected.update, task)
         admission.check_norm(inspected.norm)
+        if self._rounds is not None:
+            return await self._take_part(self._rounds, done, inspected, task, base)
         rates, patch = ledger.decide(_view(inspected.update, ledger.number, staleness))
         entry = self._entry(done, inspected, rates, patch, staleness=staleness)
         await self._compute.run(STORE, 0, ledger.apply, entry, inspected.update, base)
@@ -126,7 +129,30 @@ class Updates:
             "%s: update %d made version %d (staleness %d, %s)", entry.key.device, entry.key.sequence, entry.version,
             staleness, ", ".join(entry.modalities),
         )  # fmt: skip
-        self._emit(self._applied(entry, inspected.update, seen_ns))
+        self._emit(
+            applied(
+                entry, inspected.update, rates=entry.rates, staleness=staleness, count=ledger.updates,
+                figures=ledger.figures(), latency_s=(self._clock.now_ns() - seen_ns) / NS,
+            )
+        )  # fmt: skip
+        return reply
+
+    async def _take_part(
+        self, rounds: Rounds, done: Assembled, inspected: Inspected, task: OpenTask, base: ModelTensors
+    ) -> Reply:
+        """Makes an update part of the round under way; it is weighed with its cohort."""
+        update = inspected.update
+        received = Received(
+            version=rounds.making, kind=task.kind, key=update.key, task=task.id, base=update.base, digest=done.digest,
+            chain=self._ledger.chain.text, num_samples=update.num_samples, num_steps=update.num_steps,
+            modalities=update.modalities, norm=inspected.norm, utc_ns=self._clock.utc_ns(), body=done.data,
+        )  # fmt: skip
+        values = await self._compute.run(SHORT, 0, full_values, update, base)
+        await rounds.take(received, update, values)
+        self._trouble = ""
+        reply = self.admission.applied(received, self._store.lineage)
+        self._desk.scheduler.close(task.id)
+        self._fleet.member(task.device).may_renew = False
         return reply
 
     async def _base(self, version: VersionId) -> ModelTensors:
@@ -147,17 +173,6 @@ class Updates:
             rates={m: float(rates.by_module[m]) for m in update.tensors}, patch=patch, staleness=staleness,
             num_samples=update.num_samples, num_steps=update.num_steps, modalities=update.modalities,
             norm=inspected.norm, utc_ns=self._clock.utc_ns(), body=done.data,
-        )  # fmt: skip
-
-    def _applied(self, entry: Entry, update: Update, seen_ns: int) -> events.UpdateApplied:
-        scalars = {name: float(value) for name, value in update.payload.items() if np.size(value) == 1}
-        return events.UpdateApplied(
-            device=entry.key.device, sequence=entry.key.sequence, base=entry.base.number, staleness=entry.staleness,
-            rates=dict(entry.rates), version=entry.version,
-            bytes_up=wire_bytes(len(entry.body), -(-len(entry.body) // (_CHUNK - 64))),
-            raw_bytes=raw_bytes(update.tensors), modalities=entry.modalities, num_samples=entry.num_samples,
-            num_steps=entry.num_steps, applied=self._ledger.updates, train_s=update.train_s, wait_s=update.wait_s,
-            payload=scalars, figures=self._ledger.figures(), latency_s=(self._clock.now_ns() - seen_ns) / NS,
         )  # fmt: skip
 
     def _refuse(self, device: str, key: UpdateKey | None, digest: str, error: EdgeError) -> Reason:

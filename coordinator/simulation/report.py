@@ -50,6 +50,7 @@ class Report:
     mean_staleness: float
     digest: str  # blake2b-128 over the final parameters
     rejected: int = 0
+    rounds: int | None = None  # of a synchronous method
     workers: int = 1
     curve: Sequence[Point] = ()
     applied: Sequence[Applied] = field(default=(), repr=False)
@@ -58,6 +59,8 @@ class Report:
         """Returns plain data; the list of applied updates is left out."""
         data = asdict(self)
         del data["applied"]
+        if self.rounds is None:
+            del data["rounds"]
         return data
 
 

@@ -20,7 +20,7 @@ from coordinator.config import (
     StopConfig,
 )  # fmt: skip
 from coordinator.evaluate import Evaluation, evaluate
-from coordinator.events import Evaluated, UpdateApplied, UpdateRejected
+from coordinator.events import Evaluated, RoundClosed, UpdateApplied, UpdateRejected
 from coordinator.preparation import Split
 from coordinator.service import Coordinator
 from coordinator.simulation.partition import partition
@@ -67,6 +67,7 @@ class Record:
     applied: list[Applied] = field(default_factory=list)
     curve: list[Point] = field(default_factory=list)
     rejected: int = 0
+    rounds: int = 0  # synchronous ones that made a version
     progress: Callable[[int], None] = lambda updates: None
 
     def __call__(self, event: Any) -> None:
@@ -78,6 +79,8 @@ class Record:
             self.curve.append(Point(event.version, now_s, event.acc, dict(event.acc_by_modality)))
         elif isinstance(event, UpdateRejected):
             self.rejected += 1
+        elif isinstance(event, RoundClosed):
+            self.rounds += bool(event.devices)
 
 
 class Simulation:
@@ -142,6 +145,7 @@ class Simulation:
                 policy="free" if world.fraction >= 1.0 else "sampled",
                 fraction=world.fraction,
                 task_deadline_s=0.0,
+                round_deadline_s=0.0,
                 seed=world.seed,
                 min_devices=world.devices,
             ),
@@ -208,6 +212,7 @@ class Simulation:
             mean_staleness=sum(a.staleness for a in record.applied) / max(1, len(record.applied)),
             digest=params_digest(final),
             rejected=record.rejected,
+            rounds=record.rounds if find(self.spec.method.name).mode == "sync" else None,
             workers=world.workers,
             curve=tuple(record.curve),
             applied=tuple(record.applied),

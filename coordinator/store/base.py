@@ -3,6 +3,9 @@
 The journal holds *decisions, not their causes*: which update, in its compressed form, was mixed at which rates by which
 kernel, and what changed in the method's state. Replay does elementwise arithmetic only; it never runs admission or a
 rule again. Recovery is the newest checkpoint plus the entries after it.
+
+In synchronous rounds an update is admitted first (`Received`, durable before its device hears of it) and weighed with
+its cohort later (`RoundEntry`); the round under way is remembered too (`OpenRound`), so that a restart goes on with it.
 """
 
 from __future__ import annotations
@@ -53,6 +56,50 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """An admitted update of a round: a member of its cohort, or an answer to a query."""
+
+    version: int  # number that its round makes
+    kind: str  # "train" | "query"
+    key: UpdateKey
+    task: str
+    base: VersionId
+    digest: str  # of the encoded update
+    chain: str  # codec chain of the body
+    num_samples: int
+    num_steps: int
+    modalities: tuple[str, ...]
+    norm: float  # root mean square of the change, over params; 0 for an answer
+    utc_ns: int
+    body: bytes  # the encoded update as it came; b"" once no replay needs it
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEntry:
+    """One decision about a whole cohort: these updates were averaged with these weights."""
+
+    version: int  # number it made
+    base: VersionId  # what everybody trained from
+    kernel: str  # name and version of the arithmetic
+    weights: Mapping[str, Mapping[str, float]]  # block → device → weight, float64; see learn.records.Weights
+    keep: Mapping[str, float]  # block → weight of the value before
+    replaced: ModelTensors  # modules that the rule made itself
+    patch: Mapping[str, Floats]  # entries of the rule's state that changed
+    utc_ns: int
+    members: tuple[Received, ...]  # sorted by device
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """A synchronous round under way."""
+
+    version: int  # number that it is going to make
+    spec_digest: str  # what it was planned for
+    stage: str  # "query" | "train"
+    patch: Mapping[str, Floats] = field(default_factory=dict)  # of the rule's state, from answers
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What an accepted update was answered, so that the answer can be given again."""
 
@@ -75,6 +122,8 @@ class OpenTask:
     epochs: int
     lr: float
     batch_size: int
+    kind: str = "train"  # "train" | "query"
+    phase: str = ""  # plan.phase as a synchronous rule planned it
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +181,8 @@ class Journal:
     task_numbers: Mapping[str, int] = field(default_factory=dict)  # device → tasks given
     sequences: Mapping[tuple[str, int], int] = field(default_factory=dict)  # (device, incarnation) → highest applied
     norms: tuple[float, ...] = ()  # of the newest accepted updates, oldest first
+    round: OpenRound | None = None
+    received: tuple[Received, ...] = ()  # of the open round, sorted by device
 
 
 class Store(ABC):
@@ -168,7 +219,7 @@ class Store(ABC):
         """Returns the newest checkpoint that is whole."""
 
     @abstractmethod
-    def entries(self, after: int) -> Iterator[Entry]:
+    def entries(self, after: int) -> Iterator[Entry | RoundEntry]:
         """Yields the journal after a version number, in order."""
 
     @abstractmethod
@@ -176,12 +227,23 @@ class Store(ABC):
         """Makes a decision durable: journal entry and receipt are added and the task is closed, or nothing happens."""
 
     @abstractmethod
+    def admit(self, received: Received) -> None:
+        """Makes an update of the open round durable: with its receipt, its task closed, or nothing happens."""
+
+    @abstractmethod
+    def commit_round(self, entry: RoundEntry) -> None:
+        """Makes a decision about admitted updates durable; the round is not open any more."""
+
+    @abstractmethod
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint and drops what the keep policy does not need any more."""
 
     @abstractmethod
-    def open_tasks(self, tasks: tuple[OpenTask, ...]) -> None:
-        """Remembers tasks before they are sent, all or none."""
+    def open_tasks(self, tasks: tuple[OpenTask, ...], stage: OpenRound | None = None) -> None:
+        """Remembers tasks before they are sent, all or none, and the stage of a round that they make up.
+
+        A first stage ("query", or "train" where no query came before) forgets what an abandoned attempt received.
+        """
 
     @abstractmethod
     def close_tasks(self, ids: tuple[str, ...]) -> None:
@@ -244,9 +306,12 @@ __all__ = [
     "Entry",
     "Floats",
     "Journal",
+    "OpenRound",
     "OpenTask",
     "Receipt",
+    "Received",
     "Rollback",
+    "RoundEntry",
     "Store",
     "Stored",
     "new_lineage",

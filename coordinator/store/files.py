@@ -73,15 +73,18 @@ def _segment(segments: Segments, name: str) -> Array:
 def map_arrays(path: Path) -> dict[str, Array]:
     """Returns the arrays of a safetensors file, mapped into memory (private: nothing is ever written back)."""
     try:
-        mapped = np.memmap(path, np.uint8, mode="c")
-        (length,) = struct.unpack_from("<Q", mapped[:8].tobytes())
-        if length > min(_MAX_HEADER, len(mapped) - 8):
-            raise ValueError(f"header of {length} bytes in a file of {len(mapped)}")
-        header = json.loads(mapped[8 : 8 + length].tobytes())
-        header.pop("__metadata__", None)
-        return {name: _view(mapped[8 + length :], entry) for name, entry in header.items()}
+        return _parse(np.memmap(path, np.uint8, mode="c"))
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise StoreError(f"{path}: not a whole safetensors file: {error}; restore it from a backup") from error
+
+
+def _parse(buffer: Array) -> dict[str, Array]:
+    (length,) = struct.unpack_from("<Q", buffer[:8].tobytes())
+    if length > min(_MAX_HEADER, len(buffer) - 8):
+        raise ValueError(f"header of {length} bytes in a file of {len(buffer)}")
+    header = json.loads(buffer[8 : 8 + length].tobytes())
+    header.pop("__metadata__", None)
+    return {name: _view(buffer[8 + length :], entry) for name, entry in header.items()}
 
 
 def _view(buffer: Array, entry: Mapping[str, Any]) -> Array:
@@ -97,6 +100,14 @@ def _view(buffer: Array, entry: Mapping[str, Any]) -> Array:
 def read_tensors(path: Path) -> dict[str, Segments]:
     """Returns the model tensors of a file that `pack_tensors` made, mapped into memory."""
     return _tensors(map_arrays(path))
+
+
+def unpack_tensors(data: bytes) -> dict[str, Segments]:
+    """Returns the model tensors that `pack_tensors` packed."""
+    try:
+        return _tensors(_parse(np.frombuffer(data, np.uint8)))
+    except (ValueError, KeyError, struct.error) as error:
+        raise StoreError(f"tensors in the journal are damaged: {error}; restore the store from a backup") from error
 
 
 def _tensors(arrays: Mapping[str, Array]) -> dict[str, Segments]:
@@ -152,5 +163,6 @@ __all__ = [
     "read_checkpoint",
     "read_tensors",
     "sync_folder",
+    "unpack_tensors",
     "write_atomically",
 ]

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.store import files, rows
+from coordinator.store import facts, files, rounds, rows
 from coordinator.store.base import About, Journal, Stored, new_lineage
 from coordinator.store.lock import FILES, Holder, holder
 from coordinator.store.sqlite import DATABASE, connect, stem
@@ -63,7 +63,7 @@ def summary(folder: Path) -> Summary:
             raise StoreError(f"{folder}: holds no model yet")
         number, updates = rows.progress(db)
         journal = rows.read_journal(db, 0)
-        lineage = rows.read_meta(db, "lineage")
+        lineage = facts.read_meta(db, "lineage")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Summary(about, lineage, number, updates, journal, size, holder(folder))
 
@@ -135,8 +135,9 @@ def restore(source: Path, folder: Path) -> str:
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FILES))
         with closing(connect(folder / DATABASE)) as db:
             db.execute("BEGIN IMMEDIATE")
-            rows.write_meta(db, "lineage", lineage)
+            facts.write_meta(db, "lineage", lineage)
             rows.drop_tasks(db, tuple(task.id for task in rows.read_journal(db, 0).tasks))
+            rounds.drop_round(db)
             db.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{folder}: cannot be restored: {error}") from error

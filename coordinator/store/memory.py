@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -13,9 +14,12 @@ from coordinator.store.base import (
     Entry,
     Floats,
     Journal,
+    OpenRound,
     OpenTask,
     Receipt,
+    Received,
     Rollback,
+    RoundEntry,
     Store,
     Stored,
     new_lineage,
@@ -39,7 +43,9 @@ class MemoryStore(Store):
         self.devices = frozenset(devices)
         self._about: About | None = None
         self._taken = False
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, Entry | RoundEntry] = {}
+        self._round: OpenRound | None = None
+        self._received: dict[tuple[str, str], Received] = {}  # (kind, device) → of the open round
         self._checkpoints: dict[int, Checkpoint] = {}
         self._receipts: dict[str, list[Receipt]] = {}
         self._tasks: dict[str, OpenTask] = {}
@@ -71,12 +77,17 @@ class MemoryStore(Store):
             task_numbers=dict(self._numbers),
             sequences=dict(self._sequences),
             norms=tuple(self._norms),
+            round=self._round,
+            received=() if self._round is None else self._of_stage(self._round.stage),
         )
+
+    def _of_stage(self, stage: str) -> tuple[Received, ...]:
+        return tuple(received for (kind, _), received in sorted(self._received.items()) if kind == stage)
 
     def newest_checkpoint(self) -> Checkpoint:
         return _own(self._checkpoints[max(self._checkpoints)])
 
-    def entries(self, after: int) -> Iterator[Entry]:
+    def entries(self, after: int) -> Iterator[Entry | RoundEntry]:
         for number in sorted(n for n in self._entries if n > after):
             yield self._entries[number]
 
@@ -84,13 +95,30 @@ class MemoryStore(Store):
         if entry.version in self._entries:
             raise StoreError(f"version {entry.version} was made already")
         self._entries[entry.version] = entry
+        self._norms = [*self._norms[-100:], entry.norm]
+        self._answered(entry)
+
+    def _answered(self, entry: Entry | Received) -> None:
         receipts = self._receipts.setdefault(entry.key.device, [])
         receipts.append(Receipt(entry.key, entry.digest, entry.version, self.lineage))
         del receipts[:-RECEIPTS]
         line = (entry.key.device, entry.key.incarnation)
         self._sequences[line] = max(entry.key.sequence, self._sequences.get(line, -1))
-        self._norms = [*self._norms[-100:], entry.norm]
         self._tasks.pop(entry.task, None)
+
+    def admit(self, received: Received) -> None:
+        if (received.kind, received.key.device) in self._received:
+            raise StoreError(f"{received.key.device!r} is in this stage of round {received.version} already")
+        self._received[received.kind, received.key.device] = received
+        self._answered(received)
+
+    def commit_round(self, entry: RoundEntry) -> None:
+        if entry.version in self._entries:
+            raise StoreError(f"version {entry.version} was made already")
+        self._entries[entry.version] = replace(entry, members=self._of_stage("train"))
+        self._norms = [*self._norms[-100:], statistics.median(member.norm for member in entry.members)]
+        self._received.clear()
+        self._round = None
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self._checkpoints[checkpoint.number] = _own(checkpoint)
@@ -104,11 +132,15 @@ class MemoryStore(Store):
         """Drops bodies (audit) or whole entries (recovery) up to a version."""
         for number in [n for n in self._entries if n <= until]:
             if self._keep == "audit":
-                self._entries[number] = replace(self._entries[number], body=b"")
+                self._entries[number] = _without_bodies(self._entries[number])
             else:
                 del self._entries[number]
 
-    def open_tasks(self, tasks: tuple[OpenTask, ...]) -> None:
+    def open_tasks(self, tasks: tuple[OpenTask, ...], stage: OpenRound | None = None) -> None:
+        if stage is not None:
+            if self._round is None or self._round.version != stage.version or stage.stage == "query":
+                self._received.clear()
+            self._round = stage
         for task in tasks:
             self._tasks[task.id] = task
             self._numbers[task.device] = task.number + 1
@@ -141,7 +173,8 @@ class MemoryStore(Store):
         if self._keep == "all":
             return frozenset(self._versions), False
         always = frozenset(sorted(self._versions)[-newest:])
-        journal = frozenset(e.base.number for e in self._entries.values() if e.body)
+        journal = frozenset(e.base.number for e in self._entries.values() if _has_body(e))
+        journal |= frozenset(r.base.number for r in self._received.values())
         for number in self._versions.keys() - always - keep - journal:
             del self._versions[number]
         sizes = {n: _size(tensors) + len(data) for n, (_, tensors, data) in self._versions.items()}
@@ -153,6 +186,8 @@ class MemoryStore(Store):
 
     def roll_back(self, rollback: Rollback, checkpoint: Checkpoint) -> None:
         self._rollbacks.append(rollback)
+        self._received.clear()
+        self._round = None
         self.checkpoint(checkpoint)
         undone = [t.id for t in self._tasks.values() if rollback.target < t.base.number < rollback.made]
         self.close_tasks(tuple(undone))
@@ -168,6 +203,16 @@ def _own(checkpoint: Checkpoint) -> Checkpoint:
     tensors = {n: Segments(s.params.copy(), s.stats.copy(), s.counters.copy()) for n, s in checkpoint.tensors.items()}
     state: Mapping[str, Floats] = {name: value.copy() for name, value in checkpoint.state.items()}
     return replace(checkpoint, tensors=tensors, state=state)
+
+
+def _has_body(entry: Entry | RoundEntry) -> bool:
+    return any(member.body for member in entry.members) if isinstance(entry, RoundEntry) else bool(entry.body)
+
+
+def _without_bodies(entry: Entry | RoundEntry) -> Entry | RoundEntry:
+    if isinstance(entry, RoundEntry):
+        return replace(entry, replaced={}, members=tuple(replace(member, body=b"") for member in entry.members))
+    return replace(entry, body=b"")
 
 
 def _size(tensors: ModelTensors) -> int:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from coordinator.store import files
 from coordinator.store.base import (
     About,
     Checkpoint,
@@ -13,26 +14,41 @@ from coordinator.store.base import (
     Journal,
     OpenTask,
     Receipt,
+    Received,
     Rollback,
+    RoundEntry,
     Stored,
 )  # fmt: skip
-from edge_sdk.codecs import schema, wire
+from coordinator.store.facts import (
+    base_columns,
+    pack_header,
+    pack_patch,
+    read_meta,
+    unpack_header,
+    unpack_patch,
+    write_meta,
+)  # fmt: skip
+from coordinator.store.rounds import drop_round, read_received, read_round
+from edge_sdk.codecs import schema
 from edge_sdk.core.errors import StoreError
 from edge_sdk.core.messages import Published
 from edge_sdk.core.records import UpdateKey, VersionId
 
-FORMAT = "1"
-_HEADER_LIMIT = 256 * 1024 * 1024  # a header holds the rule's patch
+FORMAT = "2"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS journal (
     version INTEGER PRIMARY KEY, base_lineage TEXT NOT NULL, base_number INTEGER NOT NULL, base_digest TEXT NOT NULL,
-    norm REAL NOT NULL, header BLOB NOT NULL, body BLOB);
+    norm REAL NOT NULL, updates INTEGER NOT NULL, header BLOB NOT NULL, body BLOB);
+CREATE TABLE IF NOT EXISTS received (
+    version INTEGER NOT NULL, device TEXT NOT NULL, kind TEXT NOT NULL, base_lineage TEXT NOT NULL,
+    base_number INTEGER NOT NULL, base_digest TEXT NOT NULL, norm REAL NOT NULL, header BLOB NOT NULL, body BLOB,
+    PRIMARY KEY (version, kind, device)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS receipts (
     device TEXT NOT NULL, incarnation TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL,
     version INTEGER NOT NULL, lineage TEXT NOT NULL,
-    PRIMARY KEY (device, version, lineage)) WITHOUT ROWID;
+    PRIMARY KEY (device, incarnation, sequence)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sequences (
     device TEXT NOT NULL, incarnation TEXT NOT NULL, sequence INTEGER NOT NULL,
     PRIMARY KEY (device, incarnation)) WITHOUT ROWID;
@@ -60,17 +76,6 @@ def make_schema(db: sqlite3.Connection) -> None:
         raise StoreError(f"format {found}, this program reads {FORMAT}; use the version of Edge SDK that wrote it")
 
 
-def read_meta(db: sqlite3.Connection, name: str) -> str:
-    """Returns a fact about the store, "" if there is none."""
-    row = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    return "" if row is None else str(row[0])
-
-
-def write_meta(db: sqlite3.Connection, name: str, value: str) -> None:
-    """Sets a fact about the store."""
-    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
-
 def read_about(db: sqlite3.Connection) -> About | None:
     """Returns what the store says of itself; None before it was created."""
     if not read_meta(db, "lineage"):
@@ -89,38 +94,39 @@ def add_entry(db: sqlite3.Connection, entry: Entry) -> None:
     plain = {
         "key": schema.to_plain(entry.key), "task": entry.task, "digest": entry.digest, "chain": entry.chain,
         "kernel": entry.kernel, "op": entry.op, "rates": dict(entry.rates),
-        "patch": {name: wire.pack_array(value) for name, value in entry.patch.items()},
+        "patch": pack_patch(entry.patch),
         "staleness": entry.staleness, "num_samples": entry.num_samples, "num_steps": entry.num_steps,
         "modalities": list(entry.modalities), "utc_ns": entry.utc_ns,
     }  # fmt: skip
-    header = wire.pack_map(plain, "journal entry", _HEADER_LIMIT)
-    base = (entry.base.lineage, entry.base.number, entry.base.digest)
-    db.execute(
-        "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)", (entry.version, *base, entry.norm, header, entry.body)
-    )
+    header = pack_header(plain, "journal entry")
+    row = (entry.version, *base_columns(entry.base), entry.norm, 1, header, entry.body)
+    db.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def read_entries(db: sqlite3.Connection, after: int) -> Iterator[Entry]:
+def read_entries(db: sqlite3.Connection, after: int) -> Iterator[Entry | RoundEntry]:
     """Yields decisions after a version, in order."""
     for row in db.execute("SELECT * FROM journal WHERE version > ? ORDER BY version", (after,)):
-        version, lineage, number, digest, norm, header, body = row
-        plain: dict[str, Any] = wire.unpack_map(header, "journal entry", _HEADER_LIMIT)
-        key = schema.from_plain(UpdateKey, plain.pop("key"))
-        patch = {name: wire.unpack_array(value) for name, value in plain.pop("patch").items()}
-        modalities = tuple(plain.pop("modalities"))
+        version, lineage, number, digest, norm, _, header, body = row
+        plain: dict[str, Any] = unpack_header(header, "journal entry")
+        base, patch = VersionId(lineage, number, digest), unpack_patch(plain.pop("patch"))
+        if "weights" in plain:
+            replaced = files.unpack_tensors(body) if body else {}
+            members = read_received(db, version)
+            yield RoundEntry(version=version, base=base, replaced=replaced, patch=patch, members=members, **plain)
+            continue
+        key, modalities = schema.from_plain(UpdateKey, plain.pop("key")), tuple(plain.pop("modalities"))
         yield Entry(
-            version=version, base=VersionId(lineage, number, digest), norm=norm, body=body or b"",
-            key=key, patch=patch, modalities=modalities, **plain,
+            version=version, base=base, norm=norm, body=body or b"", key=key, patch=patch, modalities=modalities,
+            **plain,
         )  # fmt: skip
 
 
-def add_receipt(db: sqlite3.Connection, entry: Entry, lineage: str, keep: int) -> None:
+def add_receipt(db: sqlite3.Connection, entry: Entry | Received, lineage: str, keep: int) -> None:
     """Adds what a device was answered, and drops its old receipts."""
     key = entry.key
     line = (key.device, f"{key.incarnation:016x}")
-    db.execute(
-        "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?)", (*line, key.sequence, entry.digest, entry.version, lineage)
-    )
+    row = (*line, key.sequence, entry.digest, entry.version, lineage)
+    db.execute("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?)", row)
     db.execute(
         "DELETE FROM receipts WHERE device = ?1 AND version <= "
         "(SELECT version FROM receipts WHERE device = ?1 ORDER BY version DESC LIMIT 1 OFFSET ?2)",
@@ -134,7 +140,7 @@ def add_receipt(db: sqlite3.Connection, entry: Entry, lineage: str, keep: int) -
 
 def add_task(db: sqlite3.Connection, task: OpenTask) -> None:
     """Adds an open task and counts it for its device."""
-    record = wire.pack_map(schema.to_plain(task), "task", _HEADER_LIMIT)
+    record = pack_header(schema.to_plain(task), "task")
     db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?)", (task.id, task.device, task.number, record))
     db.execute("INSERT OR REPLACE INTO devices VALUES (?, ?)", (task.device, task.number + 1))
 
@@ -146,7 +152,7 @@ def drop_tasks(db: sqlite3.Connection, ids: tuple[str, ...]) -> None:
 
 def add_version(db: sqlite3.Connection, stored: Stored) -> None:
     """Adds a published version."""
-    record = wire.pack_map(schema.to_plain(stored.published), "version", _HEADER_LIMIT)
+    record = pack_header(schema.to_plain(stored.published), "version")
     name = (stored.id.lineage, stored.id.number, stored.id.digest)
     db.execute(
         "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -163,7 +169,7 @@ def read_versions(db: sqlite3.Connection) -> tuple[Stored, ...]:
     """Returns the published versions that are held, in the order of publication."""
     query = "SELECT record, published_order, updates, acc FROM versions ORDER BY published_order"
     return tuple(
-        Stored(schema.from_plain(Published, wire.unpack_map(record, "version", _HEADER_LIMIT)), order, updates, acc)
+        Stored(schema.from_plain(Published, unpack_header(record, "version")), order, updates, acc)
         for record, order, updates, acc in db.execute(query)
     )
 
@@ -175,8 +181,11 @@ def drop_versions(db: sqlite3.Connection, gone: list[VersionId]) -> None:
 
 def bases_in_use(db: sqlite3.Connection) -> set[VersionId]:
     """Returns the bases that a replay of the journal would read."""
-    query = "SELECT DISTINCT base_lineage, base_number, base_digest FROM journal WHERE length(body) > 0"
-    return {VersionId(*row) for row in db.execute(query)}
+    found: set[VersionId] = set()
+    for table in ("journal", "received"):
+        query = f"SELECT DISTINCT base_lineage, base_number, base_digest FROM {table} WHERE length(body) > 0"  # noqa: S608
+        found |= {VersionId(*row) for row in db.execute(query)}
+    return found
 
 
 def checkpoint_file(number: int) -> str:
@@ -205,10 +214,11 @@ def forget(db: sqlite3.Connection, checkpoints: int, *, headers: bool) -> list[s
     numbers = [n for (n,) in db.execute("SELECT number FROM checkpoints ORDER BY number DESC")]
     oldest = numbers[:checkpoints][-1]
     db.execute("DELETE FROM checkpoints WHERE number < ?", (oldest,))
-    if headers:
-        db.execute("UPDATE journal SET body = NULL WHERE version <= ? AND body IS NOT NULL", (oldest,))
-    else:
-        db.execute("DELETE FROM journal WHERE version <= ?", (oldest,))
+    for table in ("journal", "received"):
+        if headers:
+            db.execute(f"UPDATE {table} SET body = NULL WHERE version <= ? AND body IS NOT NULL", (oldest,))  # noqa: S608
+        else:
+            db.execute(f"DELETE FROM {table} WHERE version <= ?", (oldest,))  # noqa: S608
     return [checkpoint_file(n) for n in numbers[checkpoints:]]
 
 
@@ -218,8 +228,9 @@ def read_journal(db: sqlite3.Connection, norms: int) -> Journal:
     newest = db.execute("SELECT norm FROM journal ORDER BY version DESC LIMIT ?", (norms,)).fetchall()
     tasks = db.execute("SELECT record FROM tasks ORDER BY device, number")
     sequences = db.execute("SELECT * FROM sequences")
+    stage = read_round(db)
     return Journal(
-        tasks=tuple(schema.from_plain(OpenTask, wire.unpack_map(r, "task", _HEADER_LIMIT)) for (r,) in tasks),
+        tasks=tuple(schema.from_plain(OpenTask, unpack_header(r, "task")) for (r,) in tasks),
         receipts=tuple(
             Receipt(UpdateKey(device, int(incarnation, 16), sequence), digest, version, lineage)
             for device, incarnation, sequence, digest, version, lineage in receipts
@@ -229,6 +240,8 @@ def read_journal(db: sqlite3.Connection, norms: int) -> Journal:
         task_numbers=dict(db.execute("SELECT device, tasks FROM devices")),
         sequences={(device, int(incarnation, 16)): sequence for device, incarnation, sequence in sequences},
         norms=tuple(norm for (norm,) in reversed(newest)),
+        round=stage,
+        received=() if stage is None else read_received(db, stage.version, stage.stage),
     )
 
 
@@ -236,7 +249,8 @@ def progress(db: sqlite3.Connection) -> tuple[int, int]:
     """Returns the number of the newest version, and how many updates were applied."""
     row = db.execute("SELECT number, updates FROM checkpoints ORDER BY number DESC LIMIT 1").fetchone()
     number, updates = row or (0, 0)
-    newest, count = db.execute("SELECT max(version), count(*) FROM journal WHERE version > ?", (number,)).fetchone()
+    query = "SELECT max(version), sum(updates) FROM journal WHERE version > ?"
+    newest, count = db.execute(query, (number,)).fetchone()
     return (number, updates) if newest is None else (int(newest), updates + int(count))
 
 
@@ -245,6 +259,7 @@ def add_rollback(db: sqlite3.Connection, rollback: Rollback) -> None:
     db.execute("INSERT INTO rollbacks VALUES (?, ?)", (rollback.made, rollback.target))
     tasks = read_journal(db, 0).tasks
     drop_tasks(db, tuple(t.id for t in tasks if rollback.target < t.base.number < rollback.made))
+    drop_round(db)
 
 
 __all__ = [
@@ -266,9 +281,7 @@ __all__ = [
     "read_about",
     "read_entries",
     "read_journal",
-    "read_meta",
     "read_versions",
     "set_accuracy",
     "write_about",
-    "write_meta",
 ]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coordinator.store import files, rows
+from coordinator.store import facts, files, rounds, rows
 from coordinator.store.base import (
     CHECKPOINTS,
     RECEIPTS,
@@ -28,8 +28,11 @@ from coordinator.store.base import (
     Checkpoint,
     Entry,
     Journal,
+    OpenRound,
     OpenTask,
+    Received,
     Rollback,
+    RoundEntry,
     Store,
     Stored,
     new_lineage,
@@ -73,7 +76,7 @@ class SqliteStore(Store):
         except (sqlite3.Error, StoreError) as error:
             self.close()
             raise StoreError(f"{self.folder}: cannot be opened: {error}") from error
-        self.lineage = rows.read_meta(self._db, "lineage")
+        self.lineage = facts.read_meta(self._db, "lineage")
         self._sweep()
         return about
 
@@ -109,7 +112,7 @@ class SqliteStore(Store):
         self.lineage = new_lineage()
         self._write_checkpoint(checkpoint)
         with self._transaction() as db:
-            rows.write_meta(db, "lineage", self.lineage)
+            facts.write_meta(db, "lineage", self.lineage)
             rows.write_about(db, about)
             rows.add_checkpoint(db, checkpoint)
 
@@ -132,7 +135,7 @@ class SqliteStore(Store):
                 break  # a replay from before it would bring back what was undone
         raise problem or StoreError(f"{self.folder}: holds no checkpoint; restore it from a backup")
 
-    def entries(self, after: int) -> Iterator[Entry]:
+    def entries(self, after: int) -> Iterator[Entry | RoundEntry]:
         return rows.read_entries(self._db, after)
 
     def commit(self, entry: Entry) -> None:
@@ -140,6 +143,16 @@ class SqliteStore(Store):
             rows.add_entry(db, entry)
             rows.add_receipt(db, entry, self.lineage, RECEIPTS)
             rows.drop_tasks(db, (entry.task,))
+
+    def admit(self, received: Received) -> None:
+        with self._transaction() as db:
+            rounds.add_received(db, received)
+            rows.add_receipt(db, received, self.lineage, RECEIPTS)
+            rows.drop_tasks(db, (received.task,))
+
+    def commit_round(self, entry: RoundEntry) -> None:
+        with self._transaction() as db:
+            rounds.add_round(db, entry)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self._checkpoint(checkpoint, None)
@@ -161,8 +174,10 @@ class SqliteStore(Store):
         path = self.folder / "checkpoints" / rows.checkpoint_file(checkpoint.number)
         files.write_atomically(path, files.pack_checkpoint(checkpoint))
 
-    def open_tasks(self, tasks: tuple[OpenTask, ...]) -> None:
+    def open_tasks(self, tasks: tuple[OpenTask, ...], stage: OpenRound | None = None) -> None:
         with self._transaction() as db:
+            if stage is not None:
+                rounds.write_round(db, stage)
             for task in tasks:
                 rows.add_task(db, task)
 

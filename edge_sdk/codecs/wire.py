@@ -45,17 +45,18 @@ def pack_map(plain: dict[str, Any], what: str, limit: int) -> bytes:
     return data
 
 
-def unpack_map(payload: bytes | memoryview, what: str, limit: int) -> Any:
+def unpack_map(payload: bytes | memoryview, what: str, limit: int, *, items: int = schema.MAX_ITEMS) -> Any:
     """Returns decoded msgpack, unchecked but bounded.
 
     Containers are limited before they are reserved: a few bytes can claim a list of 2^32 entries, a thousand deep.
+    `items` is the most that a list or map may hold.
     """
     if len(payload) > limit:
         raise WireFormatError(f"{what}: {len(payload)} bytes, at most {limit} are allowed")
     try:
         return msgpack.unpackb(
             payload, raw=False, strict_map_key=True, object_pairs_hook=_unique,
-            max_array_len=schema.MAX_ITEMS, max_map_len=schema.MAX_ITEMS,
+            max_array_len=items, max_map_len=items,
         )  # fmt: skip
     except WireFormatError:
         raise

@@ -110,7 +110,7 @@ def test_model_by_the_text_and_by_the_chain() -> None:
 
 
 RECORDS = [
-    *(getattr(messages, name) for name in messages.__all__ if name != "PROTOCOL"),
+    *(getattr(messages, name) for name in messages.__all__ if name not in ("PROTOCOL", "QUERY")),
     records.VersionId,
     records.UpdateKey,
     headers.UpdateHeader,

@@ -12,8 +12,11 @@ from coordinator.store import (
     Checkpoint,
     Entry,
     MemoryStore,
+    OpenRound,
     OpenTask,
+    Received,
     Rollback,
+    RoundEntry,
     SqliteStore,
     Store,
     Stored,
@@ -244,3 +247,126 @@ def test_a_store_in_use_is_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="in use"):
         other.open()
     assert store.journal().tasks == ()  # the first one goes on
+
+
+def received(device: str, version: int = 1, *, kind: str = "train", based_on: int = 0) -> Received:
+    return Received(
+        version=version, kind=kind, key=UpdateKey(device, 7, version), task=f"{kind}-{device}", base=base(based_on),
+        digest=f"{version:032x}", chain="delta|int8", num_samples=10, num_steps=2, modalities=("a",), norm=0.5,
+        utc_ns=version, body=device.encode() * 10,
+    )  # fmt: skip
+
+
+def round_entry(version: int, *members: Received, replaced: ModelTensors | None = None) -> RoundEntry:
+    return RoundEntry(
+        version=version, base=members[0].base, kernel="mean-1",
+        weights={"fusion": {m.key.device: 1 / 3 for m in members}}, keep={"fusion": 0.1 + 0.2},
+        replaced=replaced or {}, patch={"seen": np.array([1 / 7])}, utc_ns=version, members=members,
+    )  # fmt: skip
+
+
+def stage_of(version: int = 1, kind: str = "train") -> OpenRound:
+    return OpenRound(version, "f" * 32, kind, {"asked": np.array([1 / 9])})
+
+
+def same(a: OpenRound | None, b: OpenRound) -> bool:
+    return a is not None and replace(a, patch={}) == replace(b, patch={}) and a.patch.keys() == b.patch.keys()
+
+
+def test_a_round_and_what_it_received_survive_a_restart(make: Make) -> None:
+    store = fresh(make)
+    tasks = (replace(task("train-d1", "d1", 0), phase="multi"), task("train-d2", "d2", 0))
+    store.open_tasks(tasks, stage_of())
+    store.admit(received("d1"))
+    journal = again(make).journal()
+    assert same(journal.round, stage_of())
+    assert np.array_equal(journal.round.patch["asked"], np.array([1 / 9]))  # type: ignore[union-attr]
+    assert journal.received == (received("d1"),)
+    assert journal.tasks == (tasks[1],)
+    assert [(r.key, r.version) for r in journal.receipts] == [(received("d1").key, 1)]
+    assert journal.sequences == {("d1", 7): 1}
+
+
+def test_answers_and_updates_of_one_round_are_told_apart(make: Make) -> None:
+    store = fresh(make)
+    store.open_tasks((replace(task("query-d1", "d1", 0), kind="query"),), stage_of(kind="query"))
+    store.admit(received("d1", kind="query"))
+    assert again(make).journal().received == (received("d1", kind="query"),)
+    store = again(make)
+    store.open_tasks((task("train-d1", "d1", 1),), stage_of())
+    assert store.journal().received == ()
+    store.admit(replace(received("d1"), key=UpdateKey("d1", 7, 2)))
+    assert [r.key.sequence for r in store.journal().received] == [2]
+    assert {r.key.sequence for r in store.journal().receipts} == {1, 2}
+
+
+def test_a_decision_about_a_cohort_comes_back_with_its_members(make: Make) -> None:
+    store = fresh(make)
+    members = tuple(received(d) for d in ("d1", "d2"))
+    store.open_tasks((), stage_of())
+    for member in members:
+        store.admit(member)
+    entry_made = round_entry(1, *members, replaced={"fusion": tensors(3)["fusion"]})
+    store.commit_round(entry_made)
+    store = again(make)
+    (found,) = store.entries(0)
+    assert isinstance(found, RoundEntry)
+    assert equal(found.replaced, entry_made.replaced)
+    assert np.array_equal(found.patch["seen"], entry_made.patch["seen"])
+    assert replace(found, replaced={}, patch={}) == replace(entry_made, replaced={}, patch={})
+    assert store.journal().round is None
+    assert store.journal().received == ()
+    assert store.journal().norms == (0.5,)
+
+
+def test_a_first_stage_forgets_what_an_abandoned_attempt_received(make: Make) -> None:
+    store = fresh(make)
+    store.open_tasks((), stage_of(kind="query"))
+    store.admit(received("d1", kind="query"))
+    store.open_tasks((), stage_of(kind="query"))
+    assert again(make).journal().received == ()
+
+
+def test_a_device_is_in_a_stage_once(make: Make) -> None:
+    store = fresh(make)
+    store.open_tasks((), stage_of())
+    store.admit(received("d1"))
+    with pytest.raises(StoreError):
+        store.admit(replace(received("d1"), key=UpdateKey("d1", 7, 9)))
+    assert len(store.journal().receipts) == 1
+
+
+def _round(store: Store, version: int) -> None:
+    members = tuple(replace(received(d, version), base=stored(0, store.lineage).id) for d in ("d1", "d2"))
+    store.open_tasks((), stage_of(version))
+    for member in members:
+        store.admit(member)
+    store.commit_round(round_entry(version, *members))
+
+
+@pytest.mark.parametrize(
+    ("keep", "headers", "bodies"),
+    [("recovery", [2, 3], [2, 3]), ("audit", [1, 2, 3], [2, 3]), ("all", [1, 2, 3], [1, 2, 3])],
+)
+def test_what_is_kept_of_rounds_after_checkpoints(make: Make, keep: str, headers: list[int], bodies: list[int]) -> None:
+    store = fresh(make, keep)
+    _publish(store, 3)
+    for version in (1, 2, 3):
+        _round(store, version)
+        if version in (1, 2):
+            store.checkpoint(checkpoint(version))
+    held, _ = store.prune(frozenset(), newest=1, budget_bytes=10**9)
+    assert 0 in held  # a replay needs it
+    found = [e for e in again(make, keep).entries(0) if isinstance(e, RoundEntry)]
+    assert [e.version for e in found] == headers
+    assert [e.version for e in found if all(m.body for m in e.members) and e.members] == bodies
+
+
+def test_a_rollback_ends_the_round(make: Make) -> None:
+    store = fresh(make)
+    store.commit(entry(1))
+    store.open_tasks((task("train-d1", "d1", 0, based_on=1),), stage_of(2))
+    store.admit(received("d1", 2, based_on=1))
+    store.roll_back(Rollback(2, 0), replace(checkpoint(2), tensors=tensors(0)))
+    assert again(make).journal().round is None
+    assert again(make).journal().received == ()

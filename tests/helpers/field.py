@@ -211,6 +211,11 @@ class Field:
         await self.settle()
         return wire.decode(Head, self.broker.retained[Topics(self.spec.name).head])
 
+    async def published_after(self, seconds: float) -> Head:
+        """Returns the head when so much time and a moment has passed."""
+        await self.clock.sleep(seconds + 0.1)
+        return wire.decode(Head, self.broker.retained[Topics(self.spec.name).head])
+
 
 @asynccontextmanager
 async def federation(
