@@ -15,6 +15,9 @@ from edge_sdk.core.records import Array
 
 Folder = Path | zipfile.Path  # both know /, name, exists(), iterdir() and open()
 
+# Of acceleration in g and angular velocity in deg/s, three axes each, to m/s² and rad/s.
+INERTIAL_UNITS = np.array([9.80665] * 3 + [np.pi / 180] * 3)
+
 # What numpy and zipfile raise on files that are cut short, are no archives, or hold Python objects.
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
@@ -71,9 +74,12 @@ def read_mat(path: Folder, variable: str) -> Array:
 def read_bytes(path: Folder) -> bytes:
     """Returns the content of a file, in an archive or not; DataError if it is missing or damaged."""
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except _BROKEN as error:
         raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+    if content.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path}: only a pointer of Git LFS; fetch the file itself with `git lfs pull`")
+    return content
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -129,4 +135,14 @@ def check_finite(values: Array, what: str) -> None:
         raise DataError(f"{what}: row {row} holds NaN or Inf ({int(bad.sum())} such rows); download the file again")
 
 
-__all__ = ["Folder", "check_complete", "check_finite", "open_zip", "places", "read_bytes", "read_mat", "read_npz"]
+__all__ = [
+    "INERTIAL_UNITS",
+    "Folder",
+    "check_complete",
+    "check_finite",
+    "open_zip",
+    "places",
+    "read_bytes",
+    "read_mat",
+    "read_npz",
+]

@@ -33,10 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edge_sdk.core.errors import DataError
 from edge_sdk.core.records import Dataset, Float32, Int64
 from edge_sdk.datasets import variants
 from edge_sdk.datasets.mnist_files import CLASSES, SIZE, read_digits
+from edge_sdk.datasets.rows import choose
 from edge_sdk.datasets.variants import VariantOptions
 
 # Mean colour of each digit, RGB in [0, 1].
@@ -115,11 +115,7 @@ def _side(data: Path | None, side: str, count: int | None, options: Options, rng
     shown = digits.y if side == "train" else rng.integers(0, len(CLASSES), len(digits.y))
     tint = np.array(PALETTE)[shown] + np.sqrt(options.variance) * rng.standard_normal((len(shown), 3))
     tint = np.clip(tint, 0, 1).astype(np.float32)
-    if count is None:
-        return _Side(digits.images, digits.y, tint)
-    if count > len(digits.y):
-        raise DataError(f"cg_mnist: {count} {side} images asked for, but MNIST's file has {len(digits.y)}")
-    rows = np.sort(rng.permutation(len(digits.y))[:count])
+    rows = choose(len(digits.y), count, rng, what=f"cg_mnist: {side} images")
     return _Side(digits.images[rows], digits.y[rows], tint[rows])
 
 

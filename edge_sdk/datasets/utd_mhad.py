@@ -33,7 +33,7 @@ from pydantic import Field
 from edge_sdk.core.errors import DataError
 from edge_sdk.core.records import Array, Dataset, Float32
 from edge_sdk.datasets import variants
-from edge_sdk.datasets.archive import Folder, check_complete, check_finite, places, read_mat, read_npz
+from edge_sdk.datasets.archive import INERTIAL_UNITS, Folder, check_complete, check_finite, places, read_mat, read_npz
 from edge_sdk.datasets.variants import VariantOptions
 from edge_sdk.features import resample_series
 
@@ -45,7 +45,6 @@ CLASSES = (
     "sit_to_stand", "stand_to_sit", "lunge", "squat",
 )  # fmt: skip
 PEOPLE, TRIALS, RATE_HZ = 8, 4, 50.0
-G_M_S2 = 9.80665  # m/s² per g
 CORRUPT = {(8, 1, 4), (23, 6, 4), (27, 8, 4)}  # removed by the authors
 HIP_CENTRE = 3  # row of the skeleton
 DEPTH_SHAPE, STRIDE = (16, 60, 80), 4  # frames, height, width; pixels of the original per pixel
@@ -144,10 +143,9 @@ def _variable(path: Folder, name: str, shape: tuple[int | None, ...]) -> Array:
 
 
 def _inertial(data: Path, options: Options) -> dict[Key, Float32]:
-    units = np.array([G_M_S2] * 3 + [np.pi / 180] * 3)  # of g and deg/s
     fit = FITS[options.fit]
     files = _files(data, "inertial")
-    return {k: fit(_variable(path, "d_iner", (None, 6)) * units, options.length) for k, path in files.items()}
+    return {k: fit(_variable(path, "d_iner", (None, 6)) * INERTIAL_UNITS, options.length) for k, path in files.items()}
 
 
 def _skeleton(data: Path, options: Options) -> dict[Key, Float32]:

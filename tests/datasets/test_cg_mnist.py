@@ -85,7 +85,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         select("cg_mnist")
     with pytest.raises(DataError, match=r"images per digit are \(4, 4, .*, expected \(5923, .*partial=true"):
         select("cg_mnist", folder)
-    with pytest.raises(DataError, match="50 train images asked for, but MNIST's file has 40"):
+    with pytest.raises(DataError, match="train images: 50 asked for, but there are 40"):
         select("cg_mnist:n=50,partial=true", folder)
     with pytest.raises(DataError, match="variance: Input should be greater than 0"):
         select("cg_mnist:variance=0", folder)
