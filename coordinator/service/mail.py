@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from edge_sdk.codecs import wire
+from edge_sdk.codecs import tasks, wire
 from edge_sdk.core.clock import Group
 from edge_sdk.core.errors import TransportError
 from edge_sdk.core.interfaces import Transport
@@ -37,7 +37,7 @@ class Mail:
 
     def task(self, device: str, task: Task) -> None:
         """Gives a device work."""
-        self.post(self._topics.task(device), wire.encode(task))
+        self._start(self._all(self._topics.task(device), tasks.encode(device, task)), f"task for {device}")
 
     def chunks(self, device: str, parts: Sequence[bytes]) -> asyncio.Task[None]:
         """Sends chunks to one device, one after the other: it shares its link with everybody else."""

@@ -21,6 +21,7 @@ from edge_sdk.codecs.preamble import (
     is_chunk,
     model_key,
     split,
+    task_key,
     update_key,
 )
 from edge_sdk.core.errors import WireFormatError
@@ -34,7 +35,7 @@ class Assembled:
     """An object that is complete and has the digest it was announced with."""
 
     source: str  # who sent it
-    kind: str  # "update" | "model"
+    kind: str  # "update" | "model" | "task"
     key: bytes  # (16,)
     digest: str
     data: bytes
@@ -220,5 +221,6 @@ __all__ = [
     "join",
     "model_key",
     "split",
+    "task_key",
     "update_key",
 ]

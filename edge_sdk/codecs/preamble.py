@@ -5,9 +5,9 @@ The 64-byte preamble, little-endian:
     offset  size  field
     0       4     magic "EDSK"
     4       1     protocol, 1
-    5       1     object kind: 1 update, 2 model
+    5       1     object kind: 1 update, 2 model, 3 task
     6       2     zero
-    8       16    object key (`update_key`, `model_key`)
+    8       16    object key (`update_key`, `model_key`, `task_key`)
     24      4     chunk number, from 0
     28      4     chunk count
     32      8     total bytes of the object
@@ -38,7 +38,7 @@ MIN_PAYLOAD = 1024  # bytes per chunk of an object that has several: bounds what
 _MAGIC = b"EDSK"
 _HEAD = struct.Struct("<4sBBH16sIIQ16sI")  # without the CRC
 _CRC = struct.Struct("<I")
-_KINDS = {"update": 1, "model": 2}
+_KINDS = {"update": 1, "model": 2, "task": 3}
 _NAMES = {code: name for name, code in _KINDS.items()}
 
 _blake2b = partial(hashlib.blake2b, digest_size=16)
@@ -54,6 +54,11 @@ def model_key(version: VersionId, slot: int) -> bytes:
     return _blake2b(f"model/{version.lineage}/{version.number}/{version.digest}/{slot}".encode()).digest()
 
 
+def task_key(device: str, task: str, digest: str) -> bytes:
+    """Returns the object key (16 bytes) of a task that is too large for one message; its bytes have this digest."""
+    return _blake2b(f"task/{device}/{task}/{digest}".encode()).digest()
+
+
 def is_chunk(payload: bytes) -> bool:
     """Returns whether a payload is a chunk rather than a message: no msgpack map begins with the magic."""
     return payload[:4] == _MAGIC
@@ -63,7 +68,7 @@ def is_chunk(payload: bytes) -> bool:
 class Preamble:
     """What a chunk says of itself and of its object."""
 
-    kind: str  # "update" | "model"
+    kind: str  # "update" | "model" | "task"
     key: bytes  # (16,) object key
     number: int  # chunk number, from 0
     count: int  # chunks of the object
@@ -116,8 +121,8 @@ def split(data: bytes, kind: str, key: bytes, *, chunk_bytes: int = MAX_CHUNK, d
 
     Args:
         data: the encoded object, at least one byte.
-        kind: "update" or "model".
-        key: (16,) from `update_key` or `model_key`.
+        kind: "update", "model" or "task".
+        key: (16,) from `update_key`, `model_key` or `task_key`.
         chunk_bytes: greatest chunk, preamble included.
         digest: blake2b-128 of data where it is known already.
     """
@@ -148,5 +153,6 @@ __all__ = [
     "is_chunk",
     "model_key",
     "split",
+    "task_key",
     "update_key",
 ]

@@ -24,14 +24,14 @@ T = TypeVar("T")
 MAX_MESSAGE = 96 * 1024  # bytes; common cloud brokers cap a packet at 128 KB
 
 
-def encode(message: Any) -> bytes:
+def encode(message: Any, limit: int = MAX_MESSAGE) -> bytes:
     """Returns a message of `core.messages` as msgpack; WireFormatError names a field that must not travel."""
-    return pack_map(schema.to_plain(message), type(message).__name__, MAX_MESSAGE)
+    return pack_map(schema.to_plain(message), type(message).__name__, limit)
 
 
-def decode(cls: type[T], payload: bytes | memoryview) -> T:
+def decode(cls: type[T], payload: bytes | memoryview, limit: int = MAX_MESSAGE) -> T:
     """Returns the message; WireFormatError names the first field that is wrong."""
-    return schema.from_plain(cls, unpack_map(payload, cls.__name__, MAX_MESSAGE))
+    return schema.from_plain(cls, unpack_map(payload, cls.__name__, limit))
 
 
 def pack_map(plain: dict[str, Any], what: str, limit: int) -> bytes:

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edge_sdk.codecs import chunks, wire
+from edge_sdk.codecs.tasks import TaskReader
 from edge_sdk.core.clock import Clock
 from edge_sdk.core.compute import Compute
 from edge_sdk.core.config import DeviceConfig
 from edge_sdk.core.errors import ConfigError, WireFormatError
 from edge_sdk.core.events import Observer, ignore
 from edge_sdk.core.interfaces import Connected, Disconnected, Message, RoundSource, Transport, TransportEvent
-from edge_sdk.core.messages import Fetch, Head, LabelMessage, Reply, SpecMessage, Status, Task
+from edge_sdk.core.messages import Fetch, Head, LabelMessage, Reply, SpecMessage, Status
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime.desk import Desk
 from edge_sdk.runtime.events import LinkChanged, SpecLearnt
@@ -137,6 +138,7 @@ class Device:
         self._announce = True  # our status has to be published
         self._asking = config.training.enabled  # a task has to be asked for
         self.desk = Desk(self.id, clock)
+        self._tasks = TaskReader()
         self._link: Link | None = None
         self._uploader: Uploader | None = None
         if transport is not None:
@@ -218,6 +220,7 @@ class Device:
         link.changed()
         if isinstance(event, Connected):
             self._emit(LinkChanged(self.id, connected=True))
+            self._tasks.forget()
             self._announce = True
             self._want_task()
             self._nudge()
@@ -269,7 +272,9 @@ class Device:
             self.session.chunk(payload, slot)
 
     def _task(self, payload: bytes) -> None:
-        self.desk.offer(wire.decode(Task, payload))
+        task = self._tasks.read(payload, self._clock.now_ns())
+        if task is not None:
+            self.desk.offer(task)
 
     def _reply(self, payload: bytes) -> None:
         if chunks.is_chunk(payload):

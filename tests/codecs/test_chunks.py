@@ -171,7 +171,7 @@ LIES = [
     (0, "I", 0, "magic"),
     (4, "B", 2, "protocol 2"),
     (5, "B", 0, "kind"),
-    (5, "B", 3, "kind"),
+    (5, "B", 4, "kind"),
     (6, "H", 1, "flags"),
     (24, "I", 6, "expected 0 to 5"),
     (24, "I", 2**32 - 1, "expected 0 to 5"),
