@@ -1,8 +1,8 @@
-"""Probes: the mean loss of every head on training rows and on rows that are held out of training."""
+"""Probes: the mean loss of every head on training rows and on held-out rows, and what training did to the two."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from edge_sdk.core.records import Int64
+from edge_sdk.learn import scores
 from edge_sdk.learn.local_training import full_pass
-from edge_sdk.learn.records import Batch, ClientContext
+from edge_sdk.learn.records import Batch, ClientContext, Out
 
+Floats = NDArray[np.float64]
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # constants of splitmix64
 
 
@@ -74,4 +76,53 @@ def mean_losses(
     return means
 
 
-__all__ = ["head_losses", "held_out", "mean_losses", "split"]
+def model_losses(ctx: ClientContext, batch: Batch, out: Out) -> torch.Tensor:
+    """Returns losses (B, M' + 1) of the shared heads of the phase's modalities, in order, and of the fusion."""
+    here = scores.present(batch, ctx.spec.modality_names)
+    logits = [ctx.model.module(f"head.{m}")(out.features[m]) for m in ctx.phase.modalities]
+    valid = [here[m] for m in ctx.phase.modalities]
+    return head_losses([*logits, out.logits], batch.y, [*valid, torch.ones_like(batch.y, dtype=torch.bool)])
+
+
+def weighted(losses: torch.Tensor, weights: Sequence[float]) -> Iterator[tuple[float, torch.Tensor]]:
+    """Yields (weight, mean loss) per head of losses (B, H); 0 for a head that no row counts for."""
+    for i, weight in enumerate(weights):
+        rows = ~torch.isnan(losses[:, i].detach())
+        yield weight, losses[rows, i].mean() if rows.any() else torch.zeros(())
+
+
+def growth(before: tuple[Floats, Floats], after: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """Returns (ΔG, ΔO) per head from (training, held-out) losses before and after.
+
+    ΔG is how far the held-out loss fell, ΔO how far the gap between held-out and training loss grew.
+    """
+    (train0, held0), (train1, held1) = before, after
+    return held0 - held1, (held1 - train1) - (held0 - train0)
+
+
+def quotients(gain: Floats, overfit: Floats, floor: float) -> Floats:
+    """Returns max(ΔG, 0) / max(ΔO², floor), (H,), (H,) -> (H,); 0 for what could not be measured (NaN)."""
+    quotient = np.maximum(gain, 0.0) / np.maximum(overfit**2, floor)
+    return np.where(np.isfinite(quotient), quotient, 0.0)
+
+
+def shares(values: Floats, least: float = 0.0) -> Floats:
+    """Returns values ≥ 0 as shares that sum to 1, equal ones if all are 0; `least` is a floor before normalising."""
+    if not values.sum() > 0.0:
+        return np.full(len(values), 1.0 / max(1, len(values)))
+    floored = np.maximum(values / values.sum(), least)
+    normal: Floats = floored / floored.sum()
+    return normal
+
+
+__all__ = [
+    "growth",
+    "head_losses",
+    "held_out",
+    "mean_losses",
+    "model_losses",
+    "quotients",
+    "shares",
+    "split",
+    "weighted",
+]

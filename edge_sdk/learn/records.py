@@ -42,6 +42,7 @@ class Needs:
     """What a method needs of the model besides encoders and fusion; `models.build` makes it."""
 
     heads: bool = False  # shared uni-modal heads: modules "head.<modality>", linear D → C
+    mlp: bool = False  # heads and fusion have a hidden layer of `spec.model.hidden` units, whatever the spec's fusion
     cosine_head: bool = False  # fusion with normalised class vectors
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import probes, scores
+from edge_sdk.learn import probes
 from edge_sdk.learn.records import Batch, ClientContext, Needs, Out, Phase, RoundView
 from edge_sdk.methods import fedasync
 from edge_sdk.methods.base import ClientRule, Method
@@ -44,25 +44,11 @@ class Config(Model):
     min_weight: float = Field(default=0.0, ge=0, lt=1)  # of every head, before normalising; 0.01 steadies small sets
 
 
-def growth(
-    before: tuple[NDArray[np.float64], NDArray[np.float64]], after: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns (ΔG, ΔO) per head from (training, held-out) losses before and after."""
-    (train0, held0), (train1, held1) = before, after
-    return held0 - held1, (held1 - train1) - (held0 - train0)
-
-
 def blend_weights(
     gain: NDArray[np.float64], overfit: NDArray[np.float64], *, floor: float = 1e-6, least: float = 0.0
 ) -> NDArray[np.float64]:
     """Returns w_i, summing to 1, from ΔG and ΔO (H,); a head that could not be measured (NaN) has weight 0."""
-    quotient = np.maximum(gain, 0.0) / np.maximum(overfit**2, floor)
-    weights = np.where(np.isfinite(quotient), quotient, 0.0)
-    if not weights.sum() > 0.0:
-        return np.full(len(weights), 1.0 / len(weights))
-    weights = np.maximum(weights / weights.sum(), least)
-    normal: NDArray[np.float64] = weights / weights.sum()
-    return normal
+    return probes.shares(probes.quotients(gain, overfit, floor), least)
 
 
 class Client(ClientRule[Config]):
@@ -86,16 +72,15 @@ class Client(ClientRule[Config]):
         scratch["held"], scratch["before"] = held, self._probe(ctx, held)
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
-        losses = _losses(ctx, batch, out)  # (B, H)
-        for i, weight in enumerate(ctx.scratch["weights"].tolist()):
-            rows = ~torch.isnan(losses[:, i].detach())
-            yield weight, losses[rows, i].mean() if rows.any() else torch.zeros(())
+        yield from probes.weighted(probes.model_losses(ctx, batch, out), ctx.scratch["weights"].tolist())
 
     def end(self, ctx: ClientContext) -> None:
         before = ctx.scratch["before"]
         after = self._probe(ctx, ctx.scratch["held"])
         if before is not None and after is not None:
-            weights = blend_weights(*growth(before, after), floor=self.config.floor, least=self.config.min_weight)
+            weights = blend_weights(
+                *probes.growth(before, after), floor=self.config.floor, least=self.config.min_weight
+            )
             for name, weight in zip(ctx.scratch["heads"], weights.tolist(), strict=True):
                 ctx.memory[WEIGHT.format(name)] = np.array([weight])
         ctx.samples = ctx.scratch["all"]
@@ -104,20 +89,12 @@ class Client(ClientRule[Config]):
         """Returns mean (training, held-out) losses per head, None without held-out rows."""
         if not len(held):
             return None
-        losses = partial(_forward_losses, self, ctx)
+        losses = partial(_losses, self, ctx)
         return probes.mean_losses(ctx, ctx.samples.rows, losses), probes.mean_losses(ctx, held, losses)
 
 
-def _forward_losses(rule: Client, ctx: ClientContext, batch: Batch) -> torch.Tensor:
-    return _losses(ctx, batch, rule.forward(ctx, batch))
-
-
-def _losses(ctx: ClientContext, batch: Batch, out: Out) -> torch.Tensor:
-    """Returns losses (B, M' + 1) of the heads of the phase's modalities and of the fused one."""
-    here = scores.present(batch, ctx.spec.modality_names)
-    logits = [ctx.model.module(f"head.{m}")(out.features[m]) for m in ctx.phase.modalities]
-    valid = [here[m] for m in ctx.phase.modalities]
-    return probes.head_losses([*logits, out.logits], batch.y, [*valid, torch.ones_like(batch.y, dtype=torch.bool)])
+def _losses(rule: Client, ctx: ClientContext, batch: Batch) -> torch.Tensor:
+    return probes.model_losses(ctx, batch, rule.forward(ctx, batch))
 
 
 METHOD = Method(
@@ -125,4 +102,4 @@ METHOD = Method(
     needs=Needs(heads=True), server_config=fedasync.Config,
 )  # fmt: skip
 
-__all__ = ["METHOD", "Client", "Config", "blend_weights", "growth"]
+__all__ = ["METHOD", "Client", "Config", "blend_weights"]

@@ -18,7 +18,7 @@ from edge_sdk.core.records import ModelLayout, ModelTensors
 from edge_sdk.core.spec import FederationSpec, ModalitySpec
 from edge_sdk.learn import params, seeds
 from edge_sdk.learn.records import NO_NEEDS, Needs
-from edge_sdk.models.fusion import CosineFusion, Fusion, LinearFusion, MlpFusion
+from edge_sdk.models.fusion import CosineFusion, Fusion, LinearFusion, MlpFusion, two_layers
 from edge_sdk.models.pretrained import Pretrained
 
 AUTO: Mapping[int, str] = {1: "mlp", 2: "cnn1d", 3: "cnn2d"}  # dimensions of a window → encoder
@@ -102,7 +102,7 @@ def build(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> Fused
         fusion = _fusion(spec, needs)
     for name in spec.modality_names if needs.heads else ():
         with _seeded(seed, f"head.{name}"):
-            heads[name] = nn.Linear(dim, classes)
+            heads[name] = two_layers(dim, classes, spec.model.hidden) if needs.mlp else nn.Linear(dim, classes)
     return FusedModel(encoders, fusion, heads)
 
 
@@ -150,7 +150,7 @@ def _fusion(spec: FederationSpec, needs: Needs) -> Fusion:
         "linear": lambda: LinearFusion(names, dim, classes),
         "mlp": lambda: MlpFusion(names, dim, classes, hidden=spec.model.hidden),
     }
-    return makers[spec.model.fusion]()
+    return makers["mlp" if needs.mlp else spec.model.fusion]()
 
 
 __all__ = ["AUTO", "FusedModel", "build", "encoder", "initial_tensors", "layout"]

@@ -11,6 +11,11 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (torch's own idiom)
 
 
+def two_layers(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
+    """Returns two linear layers with ReLU between them."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
 class Fusion(nn.Module):
     """Base of fusion classifiers.
 
@@ -67,9 +72,7 @@ class MlpFusion(Fusion):
         self, modalities: tuple[str, ...], feature_dim: int, num_classes: int, *, hidden: int = 512
     ) -> None:  # fmt: skip
         super().__init__(modalities, feature_dim, num_classes)
-        self.layers = nn.Sequential(
-            nn.Linear(len(modalities) * feature_dim, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
-        )
+        self.layers = two_layers(len(modalities) * feature_dim, num_classes, hidden)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """(B, M·D) -> (B, C)."""
@@ -90,4 +93,4 @@ class CosineFusion(Fusion):
         return self.scale * F.linear(F.normalize(h, dim=1), F.normalize(self.weight, dim=1))
 
 
-__all__ = ["CosineFusion", "Fusion", "LinearFusion", "MlpFusion"]
+__all__ = ["CosineFusion", "Fusion", "LinearFusion", "MlpFusion", "two_layers"]

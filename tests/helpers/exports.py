@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import tempfile
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def _folder() -> Path:
 @cache
 def _export(spec: str, needs: Needs) -> Path:
     parsed = FederationSpec.model_validate_json(spec)
-    path = _folder() / f"{parsed.digest}{'-heads' * needs.heads}{'-cosine' * needs.cosine_head}.onnx"
+    path = _folder() / "-".join([parsed.digest, *(name for name, wanted in asdict(needs).items() if wanted), ".onnx"])
     export_onnx(parsed, needs, path)
     return path
 

@@ -17,7 +17,7 @@ from tests.helpers import guards, learning
 def test_growth_by_hand() -> None:
     before = np.array([2.0, 1.0]), np.array([2.5, 1.5])
     after = np.array([1.0, 0.8]), np.array([2.0, 1.6])
-    gain, overfit = g_blend.growth(before, after)
+    gain, overfit = probes.growth(before, after)
     assert gain.tolist() == pytest.approx([0.5, -0.1])
     assert overfit.tolist() == pytest.approx([(2.0 - 1.0) - 0.5, (1.6 - 0.8) - 0.5])
 
