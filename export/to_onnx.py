@@ -135,12 +135,13 @@ def export_standalone(
         proto = onnx.ModelProto.FromString(sidecar.read_graph(source, made))
     graphs.bake(proto.graph, made.map.apply(tensors))
     proto.producer_name = "edge-sdk"
-    onnx.helper.set_model_props(proto, _metadata(spec, made, version))
+    onnx.helper.set_model_props(proto, metadata(spec, made, version))
     sidecar.replace(path, proto.SerializeToString(deterministic=True))
     return made.info
 
 
-def _metadata(spec: FederationSpec, made: Sidecar, version: str) -> dict[str, str]:
+def metadata(spec: FederationSpec, made: Sidecar, version: str) -> dict[str, str]:
+    """Returns what a standalone file says of itself."""
     return {
         "classes": json.dumps(list(spec.classes)),
         "federation": spec.name,
@@ -151,4 +152,4 @@ def _metadata(spec: FederationSpec, made: Sidecar, version: str) -> dict[str, st
     }
 
 
-__all__ = ["export_onnx", "export_standalone"]
+__all__ = ["export_onnx", "export_standalone", "metadata"]

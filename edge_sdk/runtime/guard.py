@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from edge_sdk.core.errors import GuardError
 from edge_sdk.core.interfaces import Engine
-from edge_sdk.core.records import Float32, RoundData
+from edge_sdk.core.records import RoundData
+from edge_sdk.core.scoring import accuracy
 
 LEAST = 16  # labelled windows; fewer say nothing
-_BATCH = 16  # windows that an engine is given at once, so that memory stays small
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +47,4 @@ def judge(new: Engine, old: Engine, data: RoundData, margin: float) -> None:
         )
 
 
-def accuracy(engine: Engine, data: RoundData) -> float:
-    """Returns the share of labelled rows that the engine predicts right, each with the modalities that it has."""
-    found = np.concatenate(
-        [predicted(engine, data, slice(i, i + _BATCH)) for i in range(0, len(data.y), _BATCH)]
-    )  # fmt: skip
-    return float(np.mean(found == data.y))
-
-
-def predicted(engine: Engine, data: RoundData, rows: slice) -> Float32:
-    """Returns the class numbers (n,) that an engine gives to some rows."""
-    mask = np.stack([data.has[m][rows] for m in engine.info.modalities], axis=1).astype(np.float32)  # (n, M)
-    logits = engine.run({m: data.x[m][rows] for m in engine.info.modalities}, mask)
-    classes: Float32 = logits.argmax(1)
-    return classes
-
-
-__all__ = ["LEAST", "Guard", "accuracy", "judge", "predicted"]
+__all__ = ["LEAST", "Guard", "judge"]

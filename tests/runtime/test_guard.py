@@ -13,8 +13,9 @@ from edge_sdk.core.compute import InlineCompute
 from edge_sdk.core.config import ReservoirConfig
 from edge_sdk.core.errors import EngineError, GuardError
 from edge_sdk.core.records import Float32, RoundData
+from edge_sdk.core.scoring import accuracy
 from edge_sdk.runtime.events import EngineSwapped, PredictionMade, RolledBack, SwapRefused
-from edge_sdk.runtime.guard import LEAST, Guard, accuracy, judge
+from edge_sdk.runtime.guard import LEAST, Guard, judge
 from edge_sdk.runtime.inference import Serving
 from edge_sdk.runtime.swapping import Kit, Swapper
 from edge_sdk.streams.reservoir import Reservoir
