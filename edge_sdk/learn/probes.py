@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from edge_sdk.core.records import Int64
-from edge_sdk.learn import scores
+from edge_sdk.learn import scores, seeds
 from edge_sdk.learn.local_training import full_pass
 from edge_sdk.learn.records import Batch, ClientContext, Out
 
 Floats = NDArray[np.float64]
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # constants of splitmix64
 
 
 def held_out(index: Int64, fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -26,10 +25,7 @@ def held_out(index: Int64, fraction: float, seed: int) -> NDArray[np.bool_]:
         fraction: share of windows to hold out, on average.
         seed: another seed holds out others.
     """
-    z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
-    for shift, factor in zip((30, 27), _MIX, strict=True):
-        z = (z ^ (z >> np.uint64(shift))) * factor
-    share = (z ^ (z >> np.uint64(31))).astype(np.float64) / 2.0**64  # in [0, 1]
+    share = seeds.scramble(index.astype(np.uint64), seed).astype(np.float64) / 2.0**64  # in [0, 1]
     chosen: NDArray[np.bool_] = share < fraction
     return chosen
 

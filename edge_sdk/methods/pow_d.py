@@ -28,7 +28,7 @@ from pydantic import Field
 
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import probes
+from edge_sdk.learn import probes, selection
 from edge_sdk.learn.aggregation import normalised
 from edge_sdk.learn.records import (
     Answer,
@@ -139,9 +139,7 @@ class Server(SyncServerRule[Config]):
         """Returns the K with the largest losses, filled up with others where too few are known."""
         own = {c.device: c.modalities for c in pool.fleet}
         chosen = largest({device: loss for device, loss in losses.items() if device in own}, pool.size)
-        rest = [device for device in own if device not in chosen]
-        more = rng.choice(len(rest), pool.size - len(chosen), replace=False).tolist() if len(chosen) < pool.size else []
-        return tuple(Assignment(device, own[device]) for device in sorted({*chosen, *(rest[i] for i in more)}))
+        return tuple(Assignment(device, own[device]) for device in selection.filled(chosen, tuple(own), pool.size, rng))
 
 
 class RememberingServer(Server):
