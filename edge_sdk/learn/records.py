@@ -60,6 +60,9 @@ class FusedModel(Protocol):
     def fuse(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """Returns logits (B, C); features that are absent or masked count as zeros."""
 
+    def concatenated(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """Returns what the fusion reads, (B, M·D): the masked features side by side."""
+
     def module(self, name: str) -> nn.Module:
         """Returns a module by its name in the federation's layout."""
 

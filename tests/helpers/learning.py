@@ -75,7 +75,8 @@ def job(
     """Returns a phase job with everything that a test does not care about filled in."""
     return PhaseJob(
         spec=spec, method=spec.method.name, phase=phase, view=view, plan=view.plan,
-        start=build.initial_tensors(spec) if start is None else start, current=current or {},
+        start=build.initial_tensors(spec, find(spec.method.name).needs) if start is None else start,
+        current=current or {},
         data=round_data(modalities=len(spec.modalities)) if data is None else data,
         memory=dict(memory or {}), carry=dict(carry or {}), extras={}, seed=seed,
     )  # fmt: skip
