@@ -96,8 +96,19 @@ class TrainerConfig(Model):
     enabled: bool = True
     niceness: int = Field(default=10, ge=0, le=19)
     threads: int = Field(default=1, ge=1)
-    max_temp_c: float = 95.0
-    min_free_mb: float = 200.0
+    max_temp_c: float = 95.0  # hottest zone: training waits from here on
+    ease_temp_c: float = 85.0  # training is gentler from here on: smaller batches, and what is set below
+    min_free_mb: float = 200.0  # memory available: less, and training waits
+    ease_free_mb: float = 600.0  # less, and training is gentler
+    max_slowdown: float = Field(default=1.3, ge=1)  # median latency of predictions while training, over that without
+    power_modes: tuple[str, ...] = ()  # names of nvpmodel's modes in which to train; none: in all
+    battery: Literal["train", "ease", "wait"] = "ease"  # while the device runs on its battery
+    min_battery_percent: float = Field(default=30.0, ge=0, le=100)  # less, and training waits for the charger
+    hours: str = Field(
+        default="", pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$"
+    )  # local, "22:00-06:00"
+    freeze_encoders: Literal["never", "ease", "always"] = "never"  # train what comes after them only
+    precision: Literal["float32", "auto", "bfloat16"] = "float32"  # auto: bfloat16 where the processor computes with it
 
 
 class LabelConfig(Model):

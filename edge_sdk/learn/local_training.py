@@ -75,7 +75,7 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
             for rows in batches(ctx.samples.rows, job.plan.batch_size, order):
                 batch = ctx.samples.batch(rows)
                 optimiser.zero_grad()
-                out = rule.forward(ctx, batch)
+                out = _forward(rule, ctx, batch)
                 objective = _total(rule.loss_terms(ctx, batch, out))
                 loss += _finite(objective, ctx) * len(rows) / len(ctx.samples.rows)
                 objective.backward()  # type: ignore[no-untyped-call]
@@ -173,18 +173,33 @@ def _context(job: PhaseJob, model: FusedModel, rng: torch.Generator) -> ClientCo
     return ClientContext(job, model, data, rng, memory=dict(job.memory), carry=dict(job.carry))
 
 
+def _forward(rule: Rule, ctx: ClientContext, batch: Batch) -> Out:
+    """Returns features and logits in float32, whatever they were computed in: hooks and losses see nothing else."""
+    if ctx.job.effort.precision == "float32":
+        return rule.forward(ctx, batch)
+    with torch.autocast(ctx.samples.y.device.type, torch.bfloat16):
+        out = rule.forward(ctx, batch)
+    features = {m: feature.float() for m, feature in out.features.items()}
+    return Out(features, out.logits.float(), {name: extra.float() for name, extra in out.extra.items()})
+
+
+def _learning(job: PhaseJob) -> tuple[str, ...]:
+    return tuple(name for name in job.phase.train if name not in job.effort.frozen)
+
+
 def _set_modes(ctx: ClientContext, *, train: bool = True) -> None:
     """Only modules of the phase train; the others neither get gradients nor move running statistics."""
     ctx.model.train(mode=False)
+    learning = _learning(ctx.job)
     for name in ctx.job.start:
-        ctx.model.module(name).requires_grad_(name in ctx.phase.train)
-    for name in ctx.phase.train:
+        ctx.model.module(name).requires_grad_(name in learning)
+    for name in learning:
         ctx.model.module(name).train(train)
     ctx.own.train(train)
 
 
 def _trainable(ctx: ClientContext) -> list[nn.Parameter]:
-    shared = [p for name in ctx.phase.train for p in ctx.model.module(name).parameters()]
+    shared = [p for name in _learning(ctx.job) for p in ctx.model.module(name).parameters()]
     return [*shared, *ctx.own.parameters()]
 
 
@@ -207,7 +222,8 @@ def _finite(objective: torch.Tensor, ctx: ClientContext) -> float:
 def _trained(job: PhaseJob, model: FusedModel) -> ModelTensors:
     phase = job.phase
     sent = () if phase.asks else phase.train if phase.send is None else phase.send
-    trained = params.read({name: model.module(name) for name in (sent if phase.final else phase.train)})
+    kept = [name for name in (sent if phase.final else phase.train) if name not in job.effort.frozen]
+    trained = params.read({name: model.module(name) for name in kept})
     return trained if phase.final else {**job.current, **trained}
 
 

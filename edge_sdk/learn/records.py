@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -112,6 +112,17 @@ class RoundView:
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """How gently a phase is trained, as the device's budget has it."""
+
+    frozen: tuple[str, ...] = ()  # modules of phase.train that are left as they are, and not sent
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass; parameters and losses are float32
+
+
+FULL = Effort()
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseJob:
     """Everything a phase needs; crosses a process border."""
 
@@ -127,6 +138,7 @@ class PhaseJob:
     carry: Memory  # kept across the phases of one round
     extras: Mapping[str, Array]  # what the server rule sent for this task
     seed: int  # derived from (seed, device, task number), one for all phases: the loop keys its streams by phase
+    effort: Effort = FULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +314,7 @@ class Weights:
 
 
 __all__ = [
+    "FULL",
     "NO_NEEDS",
     "Answer",
     "Assignment",
@@ -309,6 +322,7 @@ __all__ = [
     "Candidate",
     "ClientContext",
     "Cohort",
+    "Effort",
     "FusedModel",
     "Member",
     "Memory",

@@ -23,7 +23,7 @@ from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import graphs
 from edge_sdk.runtime.budget import Budget
 from edge_sdk.runtime.device import Device, last_will
-from edge_sdk.runtime.events import PredictionMade
+from edge_sdk.runtime.foreground import Foreground
 from edge_sdk.runtime.state import DeviceState
 
 log = logging.getLogger(__name__)
@@ -36,22 +36,6 @@ class Options:
     solo: bool = False
     spec: FederationSpec | None = None  # where it does not come from the coordinator
     events: Path | None = None  # file of JSON lines
-
-
-class Foreground:
-    """Watches whether predictions keep up; an observer."""
-
-    def __init__(self, limit_ms: float) -> None:
-        self._limit_ms = limit_ms
-        self.late = False
-
-    def __call__(self, event: Any) -> None:
-        if isinstance(event, PredictionMade):
-            self.late = event.late_ms > self._limit_ms
-
-    def behind(self) -> bool:
-        """Says whether the newest prediction came too late."""
-        return self.late
 
 
 async def serve(config: DeviceConfig, options: Options) -> None:
@@ -71,7 +55,7 @@ async def serve(config: DeviceConfig, options: Options) -> None:
             clock=clock,
             compute=compute,
             stream_clock=clock if speed == 1.0 else WallClock(speed),
-            budget=Budget(config.training, behind=foreground.behind),
+            budget=Budget(config.training, clock=clock, foreground=foreground),
             observer=both(events, foreground),
             state=state,
             spec=options.spec or _given(config, state, options),
@@ -154,4 +138,4 @@ def _given(config: DeviceConfig, state: DeviceState, options: Options) -> Federa
         return None
 
 
-__all__ = ["Foreground", "Options", "both", "broker", "read_spec", "serve", "train_on", "until_signalled"]
+__all__ = ["Options", "both", "broker", "read_spec", "serve", "train_on", "until_signalled"]

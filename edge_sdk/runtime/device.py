@@ -21,6 +21,7 @@ from edge_sdk.core.events import Observer, ignore
 from edge_sdk.core.interfaces import Connected, Disconnected, Message, RoundSource, Transport, TransportEvent
 from edge_sdk.core.messages import Fetch, Head, LabelMessage, Reply, SpecMessage, Status
 from edge_sdk.core.spec import FederationSpec
+from edge_sdk.runtime.budget import Ask
 from edge_sdk.runtime.desk import Desk
 from edge_sdk.runtime.events import LinkChanged, SpecLearnt
 from edge_sdk.runtime.link import Link
@@ -102,7 +103,7 @@ class Device:
         stream_clock: what the sensors' data are timed on; None: the same clock.
         rounds: where the trainer gets its data; None: the device's own sensors and reservoir.
         cost: modelled duration of a phase, ns.
-        budget: returns "" or why training must wait.
+        budget: returns what training may take, or why it must wait.
         observer: gets the events of `runtime.events`.
         state: what is kept between two starts, closed by who opened it; None: opened in the configured directory.
         spec: the federation's spec where it is known already; None: the stored one, then the coordinator's.
@@ -118,7 +119,7 @@ class Device:
         stream_clock: Clock | None = None,
         rounds: RoundSource | None = None,
         cost: Callable[[PhaseJob], int] = free,
-        budget: Callable[[], str] = unlimited,
+        budget: Ask = unlimited,
         observer: Observer | None = None,
         state: DeviceState | None = None,
         spec: FederationSpec | None = None,

@@ -166,6 +166,17 @@ class TrainingWaits:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingEased:
+    """A phase is trained more gently than its plan says, or as the plan says again (reasons empty)."""
+
+    device: str
+    reasons: tuple[str, ...]
+    batch_size: int
+    frozen: tuple[str, ...]  # modules left as they are
+    precision: str
+
+
 __all__ = [
     "EngineSwapped",
     "LinkChanged",
@@ -178,6 +189,7 @@ __all__ = [
     "SwapRefused",
     "TaskAbandoned",
     "TaskStarted",
+    "TrainingEased",
     "TrainingWaits",
     "UpdateAccepted",
     "UpdateQueued",

@@ -20,6 +20,7 @@ from edge_sdk.core.messages import Head, LabelMessage, Reply
 from edge_sdk.core.records import ModelLayout, ModelTensors, ModelVersion, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import graphs
+from edge_sdk.runtime.budget import Ask
 from edge_sdk.runtime.desk import Desk
 from edge_sdk.runtime.guard import Guard
 from edge_sdk.runtime.inference import Predictor
@@ -50,7 +51,7 @@ class Parts:
     state: DeviceState
     rounds: RoundSource | None  # None: the device's own reservoir
     cost: Callable[[PhaseJob], int]
-    budget: Callable[[], str]
+    budget: Ask
     emit: Observer
     desk: Desk
     link: Link | None  # None: the device works by itself

@@ -16,14 +16,15 @@ from edge_sdk.core.compute import SHORT, TRAIN, Compute
 from edge_sdk.core.errors import ComputeError, TrainingError
 from edge_sdk.core.events import Observer
 from edge_sdk.core.interfaces import RoundSet, RoundSource
-from edge_sdk.core.messages import QUERY, Task
+from edge_sdk.core.messages import QUERY, Plan, Task
 from edge_sdk.core.records import Array, Arrival, ModelTensors, Segments
 from edge_sdk.core.spec import FederationSpec
-from edge_sdk.learn.records import Phase, PhaseJob, PhaseResult, RoundView
+from edge_sdk.learn.records import Effort, Phase, PhaseJob, PhaseResult, RoundView
 from edge_sdk.learn.seeds import derive
 from edge_sdk.methods.base import find
 from edge_sdk.runtime import jobs
-from edge_sdk.runtime.events import ModalityArrived, PhaseFinished, TrainingWaits
+from edge_sdk.runtime.budget import Allowance, Ask, allowed, gentler
+from edge_sdk.runtime.events import ModalityArrived, PhaseFinished, TrainingEased, TrainingWaits
 from edge_sdk.runtime.state import STATE, DeviceState
 
 BUDGET_WAIT_S = 5.0  # between two looks at a budget that says no
@@ -68,7 +69,7 @@ class Trainer:
         clock: what waiting is counted on.
         compute: its train lane runs the phases.
         cost: modelled duration of a phase.
-        budget: returns "" or why training must wait.
+        budget: returns what training may take, or why it must wait.
         emit: the observer.
     """
 
@@ -84,7 +85,7 @@ class Trainer:
         clock: Clock,
         compute: Compute,
         cost: Cost,
-        budget: Callable[[], str],
+        budget: Ask,
         emit: Observer,
     ) -> None:
         self.spec = spec
@@ -100,6 +101,7 @@ class Trainer:
         self.compute = compute
         self.cost = cost
         self.budget = budget
+        self.eased: tuple[str, ...] = ()  # why the last phase was gentler than planned
         self.emit = emit
 
     async def carry_out(
@@ -189,11 +191,13 @@ class _Round:
         data = self.round_set.data(phase.modalities)
         if len(data.y) == 0:
             return Abandoned(f"no labelled window has all of {', '.join(phase.modalities)}")
-        await _affordable(trainer)
+        allowance = await _affordable(trainer)
+        plan, effort = gentler(self.task.plan, allowance), _effort(phase, allowance)
+        self._say_if_eased(allowance, plan, effort)
         job = PhaseJob(
-            spec=trainer.spec, method=trainer.method.name, phase=phase, view=view, plan=self.task.plan,
+            spec=trainer.spec, method=trainer.method.name, phase=phase, view=view, plan=plan,
             start=self.start, current=self.current, data=data, memory=self.memory, carry=self.carry,
-            extras=self.extras, seed=self._seed(),
+            extras=self.extras, seed=self._seed(), effort=effort,
         )  # fmt: skip
         began_ns = trainer.clock.now_ns()
         try:
@@ -203,6 +207,16 @@ class _Round:
         took_ns = trainer.clock.now_ns() - began_ns
         self._take(phase, result, took_ns)
         return result
+
+    def _say_if_eased(self, allowance: Allowance, plan: Plan, effort: Effort) -> None:
+        """Tells when training becomes gentler, and when it is as planned again."""
+        trainer = self.trainer
+        if allowance.eased == trainer.eased:
+            return
+        trainer.eased = allowance.eased
+        trainer.emit(
+            TrainingEased(trainer.device, allowance.eased, plan.batch_size, effort.frozen, effort.precision)
+        )  # fmt: skip
 
     def _seed(self) -> int:
         return derive(self.trainer.seed, self.trainer.device, "train", self.task.number, self.again)
@@ -233,10 +247,17 @@ def _trained(work: _Round, result: PhaseResult, total_ns: int) -> Trained:
     )
 
 
-async def _affordable(trainer: Trainer) -> None:
+def _effort(phase: Phase, allowance: Allowance) -> Effort:
+    """Returns how a phase is trained; encoders are frozen only where something else is left to train."""
+    encoders = tuple(name for name in phase.train if name.startswith("encoder."))
+    spare = allowance.freeze_encoders and not phase.asks and len(encoders) < len(phase.train)
+    return Effort(encoders if spare else (), allowance.precision)
+
+
+async def _affordable(trainer: Trainer) -> Allowance:
     """Waits until the budget allows a phase; says why once per wait."""
     said = ""
-    while reason := await trainer.compute.run(SHORT, 0, trainer.budget):
+    while reason := (allowance := allowed(await trainer.compute.run(SHORT, 0, trainer.budget))).wait:
         if not said:
             log.warning("%s: training waits: %s", trainer.device, reason)
             trainer.emit(TrainingWaits(trainer.device, reason))
@@ -244,6 +265,7 @@ async def _affordable(trainer: Trainer) -> None:
         await trainer.clock.sleep(BUDGET_WAIT_S)
     if said:
         trainer.emit(TrainingWaits(trainer.device, ""))
+    return allowance
 
 
 __all__ = ["BUDGET_WAIT_S", "Abandoned", "Cost", "Trained", "Trainer"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.compute import TRAIN, InlineCompute
 from edge_sdk.core.errors import ComputeError, ConfigError, Reason
 from edge_sdk.core.messages import Fetch, Plan, Reply, Status, Task
+from edge_sdk.runtime.budget import FULL, Allowance
 from edge_sdk.runtime.device import Device, own_modalities
 from edge_sdk.runtime.events import (
     ModalityArrived,
     PhaseFinished,
     TaskAbandoned,
     TaskStarted,
+    TrainingEased,
     TrainingWaits,
     UpdateAccepted,
     UpdateQueued,
@@ -202,6 +205,36 @@ def test_budget_makes_training_wait() -> None:
 
     waits = [e.reason for e in run_virtual(main) if isinstance(e, TrainingWaits)]
     assert waits[:2] == ["too hot", ""]
+
+
+def test_budget_makes_training_gentler_and_the_update_is_accepted() -> None:
+    gentle = Allowance(eased=("86 °C",), steps=1, freeze_encoders=True)
+
+    async def main(clock: VirtualClock) -> World:
+        w = world(clock, tasks=2)
+        answers = iter([gentle])
+        events: list[Any] = []
+        device = Device(
+            device_config(), transport=MemoryTransport(w.broker, "d1"), clock=clock, compute=InlineCompute(),
+            rounds=w.rounds, budget=lambda: next(answers, FULL), observer=events.append,
+            state=DeviceState.in_memory("d1"),
+        )  # fmt: skip
+        async with clock.group() as group:
+            group.start(w.office.run(), name="office")
+            group.start(device.run(), name="device")
+            await w.office.until(2)
+            await clock.sleep(1)
+            group.cancel()
+        return replace(w, events=events)
+
+    w = run_virtual(main)
+    eased, full = w.of(TrainingEased)
+    assert (eased.reasons, eased.batch_size, eased.frozen) == (("86 °C",), 4, ("encoder.acc", "encoder.gyr"))
+    assert (full.reasons, full.batch_size, full.frozen) == ((), 8, ())
+    assert [sorted(u.tensors) for u in w.office.updates] == [["fusion"], ["encoder.acc", "encoder.gyr", "fusion"]]
+    steps = [e.num_steps for e in w.of(PhaseFinished)]
+    assert steps == [6, 3]  # 24 rows in batches of 4, then of 8
+    assert len(w.of(UpdateAccepted)) == 2
 
 
 @pytest.mark.parametrize("reason", [Reason.BASE_EXPIRED, Reason.NORM])
