@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from coordinator.preparation import Split, only, spec_of, split
+from coordinator.simulation.ownership import CASES
 from coordinator.simulation.profiles import PROFILES
 from coordinator.simulation.report import Report
 from coordinator.simulation.simulate import Simulation, World
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partition", help="iid | subject | dirichlet:A; default: subject if there are enough, else iid"
     )
+    parser.add_argument("--ownership", choices=CASES, default="all", help="which modalities a device has at all")
     parser.add_argument("--rate", type=float, default=0.25, help="share of the devices that is busy at any time")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="mba", help="the simulated world")
     parser.add_argument("--epochs", type=int, default=5, help="local epochs")
@@ -82,7 +84,8 @@ def prepare(args: argparse.Namespace) -> Simulation:
     spec = federation(args, cut)
     find(spec.method.name).client_rule(spec.method.config)
     world = World(
-        devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition, fraction=args.rate,
+        devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition,
+        ownership=args.ownership, fraction=args.rate,
         profile=PROFILES[args.profile], evaluate_every=args.evaluate_every, workers=args.workers,
     )  # fmt: skip
     if args.quick:

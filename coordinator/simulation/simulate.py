@@ -23,6 +23,7 @@ from coordinator.evaluate import Evaluation, evaluate
 from coordinator.events import Evaluated, RoundClosed, UpdateApplied, UpdateRejected
 from coordinator.preparation import Split
 from coordinator.service import Coordinator
+from coordinator.simulation import ownership
 from coordinator.simulation.partition import partition
 from coordinator.simulation.profiles import MBA, WorldProfile
 from coordinator.simulation.report import Applied, Point, Report, last_median
@@ -53,6 +54,7 @@ class World:
     updates: int
     seed: int
     partition: str | None = None  # None: by subject where there are enough, else IID
+    ownership: str = "all"  # which modalities a device has at all: a name in ownership.CASES
     fraction: float = 0.25  # of the devices that is kept busy
     profile: WorldProfile = MBA
     evaluate_every: int = 10  # updates
@@ -168,9 +170,11 @@ class Simulation:
     ) -> dict[str, Device]:
         world, train = self.world, self.data.train
         parts = partition(train, world.devices, world.partition, world.seed)
+        owned = ownership.apply([train.take(rows) for rows in parts], world.ownership, world.seed)
+        incomplete = ownership.case_of(world.ownership).incomplete
         members = {}
-        for number, (name, rows) in enumerate(zip(links, parts, strict=True)):
-            rounds = ScriptedSource(train.take(rows), world.profile, clock, seed=world.seed, device=number)
+        for number, (name, data) in enumerate(zip(links, owned, strict=True)):
+            rounds = ScriptedSource(data, world.profile, clock, seed=world.seed, device=number, incomplete=incomplete)
             config = DeviceConfig(
                 device=DeviceSection(id=name, federation=self.spec.name, seed=world.seed),
                 inference=InferenceConfig(enabled=False),

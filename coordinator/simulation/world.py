@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from edge_sdk.learn.records import PhaseJob
 from coordinator.simulation.profiles import WorldProfile  # isort: skip
 
 _ARRIVALS, _SPEED = 1, 2  # purposes of random streams
+
+Incomplete = Literal["drop", "mask"]  # leave such rows out, or take them with what they have
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +60,18 @@ class ScriptedRound(RoundSet):
         data: all rows of the client.
         arrivals: the script, earliest first.
         clock: virtual, or a wall clock on which the same times are waited out.
+        incomplete: what becomes of rows that lack some of the modalities asked for.
     """
 
-    def __init__(self, data: Dataset, arrivals: tuple[Scripted, ...], clock: Clock) -> None:
+    def __init__(
+        self, data: Dataset, arrivals: tuple[Scripted, ...], clock: Clock, incomplete: Incomplete = "drop"
+    ) -> None:
         self.indices = np.arange(len(data.y), dtype=np.int64)
         self._data = data
         self._clock = clock
         self._start_ns = clock.now_ns()
         self._left = deque(arrivals)
+        self._incomplete = incomplete
 
     async def next_arrival(self) -> Arrival | None:
         if not self._left:
@@ -77,9 +84,8 @@ class ScriptedRound(RoundSet):
 
     def data(self, modalities: tuple[str, ...]) -> RoundData:
         whole = self._data
-        rows = np.ones(len(whole.y), bool)
-        for m in modalities:
-            rows &= whole.has[m]
+        join = np.logical_and if self._incomplete == "drop" else np.logical_or
+        rows = join.reduce([whole.has[m] for m in modalities])
         if rows.all():
             return RoundData(
                 self.indices, whole.y, _cut(whole, modalities, None), {m: whole.has[m] for m in modalities}
@@ -97,7 +103,11 @@ def _cut(data: Dataset, modalities: tuple[str, ...], rows: np.ndarray | None) ->
 class ScriptedSource(RoundSource):
     """The reservoir of a simulated device: its rows of the data set, arriving as the world says."""
 
-    def __init__(self, data: Dataset, profile: WorldProfile, clock: Clock, *, seed: int, device: int) -> None:
+    def __init__(
+        self, data: Dataset, profile: WorldProfile, clock: Clock, *, seed: int, device: int,
+        incomplete: Incomplete = "drop",
+    ) -> None:  # fmt: skip
+        self._incomplete = incomplete
         self._data = data
         self._profile = profile
         self._clock = clock
@@ -108,7 +118,7 @@ class ScriptedSource(RoundSource):
         arrivals = script(
             self._data, self._profile, seed=self._seed, device=self._device, task=task_number, modalities=modalities
         )
-        return ScriptedRound(self._data, arrivals, self._clock)
+        return ScriptedRound(self._data, arrivals, self._clock, self._incomplete)
 
 
 class ModelledCost:
@@ -123,4 +133,4 @@ class ModelledCost:
         return round(self._sample_ns * len(job.data.y) * job.phase.epochs * len(job.phase.modalities))
 
 
-__all__ = ["ModelledCost", "Scripted", "ScriptedRound", "ScriptedSource", "script"]
+__all__ = ["Incomplete", "ModelledCost", "Scripted", "ScriptedRound", "ScriptedSource", "script"]

@@ -62,6 +62,18 @@ def test_small_concentration_is_skewed_and_large_is_not() -> None:
     assert skew("dirichlet:0.05") > 0.6 > 0.45 > skew("dirichlet:100")
 
 
+@given(devices=st.integers(2, 12), concentration=st.sampled_from([0.001, 0.05, 0.5, 3.0, 1e8]), seed=st.integers(0, 50))
+def test_a_full_device_gets_nothing_of_the_next_classes(devices: int, concentration: float, seed: int) -> None:
+    data = world(600, classes=3)
+    parts = partition(data, devices, f"dirichlet:{concentration}", seed)
+    counts = np.array([np.bincount(data.y[part], minlength=3) for part in parts])  # (devices, classes)
+    before = np.cumsum(counts, axis=1) - counts
+    # A device without rows takes one from the largest, so that a count may be one off.
+    assert (counts[before >= 1.1 * 600 / devices + 1] <= 1).all()
+    if concentration == 1e8:
+        assert (np.abs(counts - 200 / devices) <= 1).all()
+
+
 @pytest.mark.parametrize("how", ["dirichlet", "dirichlet:0", "dirichlet:x", "iid:3", "by_phase_of_moon"])
 def test_a_wrong_rule_is_named(how: str) -> None:
     with pytest.raises(ConfigError, match="partition"):

@@ -104,6 +104,19 @@ def test_a_client_without_a_modality_still_takes_part(tmp_path: Path) -> None:
     assert np.isfinite(report.acc)
 
 
+@pytest.mark.parametrize("case", ["half", "skewed"])
+def test_clients_that_lack_modalities_send_only_what_they_have(case: str) -> None:
+    data = split(datasets.select("synthetic:triple", seed=1), 1)
+    data = Split(data.train.take(np.arange(0, 1600, 4)), data.test)
+    spec = spec_of(data.train, name="incongruous", method="fedasync", training=TrainingSpec(epochs=1))
+    whole, lacking = World(devices=6, updates=12, seed=1), World(devices=6, updates=12, seed=1, ownership=case)
+    reports = [Simulation(spec, data, world).run() for world in (whole, lacking, lacking)]
+    assert [r.rejected for r in reports] == [0, 0, 0]
+    assert [r.updates for r in reports] == [12, 12, 12]
+    assert reports[0].digest != reports[1].digest == reports[2].digest
+    assert reports[1].bytes_up < 0.95 * reports[0].bytes_up  # no encoder of what a client does not have
+
+
 def test_the_command_writes_the_keys_that_others_rely_on(tmp_path: Path) -> None:
     data = datasets.select("synthetic")
     file, out = tmp_path / "mine.npz", tmp_path / "out.json"
@@ -134,6 +147,8 @@ def test_the_command_writes_the_keys_that_others_rely_on(tmp_path: Path) -> None
         (["--dataset", "uci_har", "--option", "gama=1"], "gama"),
         (["--dataset", "uci_har", "--partition", "moon"], "moon"),
         (["--dataset", "uci_har", "--modalities", "acc,lidar"], "lidar"),
+        (["--dataset", "uci_har", "--modalities", "acc", "--ownership", "half"], "at least two modalities"),
+        (["--dataset", "cg_mnist:n=x"], "cg_mnist:n=x:n"),
         (["--dataset", "uci_har", "--devices", "100000"], "100000 devices"),
         (["--dataset", "uci_har", "--data", "/does/not/exist"], "/does/not/exist"),
     ],

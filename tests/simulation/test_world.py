@@ -58,6 +58,22 @@ def test_a_round_delivers_its_script_in_virtual_time_and_then_says_that_nothing_
     assert both.indices.tolist() == list(range(10, 40))
 
 
+def test_incomplete_rows_are_left_out_or_taken_with_what_they_have() -> None:
+    data = tri()
+    data.has["a"][5:15] = False  # rows 5 to 9 have neither
+
+    async def main(clock: VirtualClock) -> tuple[RoundData, RoundData]:
+        sources = [ScriptedSource(data, MBA, clock, seed=1, device=0, incomplete=how) for how in ("drop", "mask")]
+        dropped, masked = [await source.freeze(0, ("a", "b", "c")) for source in sources]
+        return dropped.data(("a", "c")), masked.data(("a", "c"))
+
+    dropped, masked = run_virtual(main)
+    assert dropped.indices.tolist() == list(range(15, 40))
+    assert masked.indices.tolist() == [*range(5), *range(10, 40)]
+    assert masked.has["a"].tolist() == [True] * 5 + [False] * 5 + [True] * 25
+    assert masked.has["c"].tolist() == [False] * 5 + [True] * 30
+
+
 def test_slow_clients_are_half_of_all_and_five_times_slower() -> None:
     from types import SimpleNamespace
 
