@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -121,16 +123,26 @@ class FederationSpec(SpecModel):
         """Returns the spec as JSON with sorted keys: what is published and hashed."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """blake2b-128 of the canonical JSON, 32 hex digits."""
         return hashlib.blake2b(self.canonical().encode(), digest_size=16).hexdigest()
 
-    @property
+    @cached_property
     def shape_digest(self) -> str:
         """Digest of what fixes tensor shapes and classes; a change of it needs another federation name."""
         fixed = self.model_dump(mode="json", include={"modalities", "classes", "model"})
         return hashlib.blake2b(json.dumps(fixed, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> FederationSpec:
+        """Returns a copy with some fields replaced; the digests of the original are not among what is copied."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("digest", "shape_digest"):
+            copied.__dict__.pop(name, None)
+        return copied
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 __all__ = [

@@ -18,7 +18,7 @@ from torch import nn
 
 from edge_sdk.core.errors import TrainingError
 from edge_sdk.core.records import Array, ModelTensors, RoundData
-from edge_sdk.learn import params, seeds
+from edge_sdk.learn import generators, params
 from edge_sdk.learn.records import Batch, ClientContext, FusedModel, Out, Phase, PhaseJob, PhaseResult, Samples
 from edge_sdk.learn.sgd import Sgd
 
@@ -62,10 +62,9 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
     """
     phase, training = job.phase, job.spec.training
     key = (job.seed, phase.name, *phase.modalities, job.view.finished.count(phase))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(*key, "network"))
-        order = _generator(*key, "batches")
-        ctx = _context(job, model, _generator(*key, "rule"))
+    with generators.seeded(*key, "network"):
+        order = generators.generator(*key, "batches")
+        ctx = _context(job, model, generators.generator(*key, "rule"))
         rule.begin(ctx)
         _set_modes(ctx)
         optimiser = Sgd(_trainable(ctx), job.plan.lr, momentum=training.momentum, weight_decay=training.weight_decay)
@@ -159,10 +158,6 @@ def samples(data: RoundData, phase: Phase, modalities: tuple[str, ...]) -> Sampl
 def _tensor(array: Array) -> torch.Tensor:
     """Returns the array as a tensor, sharing memory where it is writable (torch warns of memory that is not)."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _generator(*key: object) -> torch.Generator:
-    return torch.Generator().manual_seed(seeds.derive(*key))
 
 
 def _context(job: PhaseJob, model: FusedModel, rng: torch.Generator) -> ClientContext:

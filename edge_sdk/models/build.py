@@ -6,8 +6,8 @@ where a method shares uni-modal heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from edge_sdk.core import registry
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.records import ModelLayout, ModelTensors
 from edge_sdk.core.spec import FederationSpec, ModalitySpec
-from edge_sdk.learn import params, seeds
+from edge_sdk.learn import generators, params
 from edge_sdk.learn.records import NO_NEEDS, Needs
 from edge_sdk.models.fusion import CosineFusion, Fusion, LinearFusion, MlpFusion, two_layers
 from edge_sdk.models.pretrained import Pretrained
@@ -96,12 +96,12 @@ def build(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> Fused
     dim, classes = spec.model.feature_dim, len(spec.classes)
     encoders, heads = {}, {}
     for modality in spec.modalities:
-        with _seeded(seed, f"encoder.{modality.name}"):
+        with generators.seeded(seed, "model", f"encoder.{modality.name}"):
             encoders[modality.name] = encoder(modality, dim)
-    with _seeded(seed, "fusion"):
+    with generators.seeded(seed, "model", "fusion"):
         fusion = _fusion(spec, needs)
     for name in spec.modality_names if needs.heads else ():
-        with _seeded(seed, f"head.{name}"):
+        with generators.seeded(seed, "model", f"head.{name}"):
             heads[name] = two_layers(dim, classes, spec.model.hidden) if needs.mlp else nn.Linear(dim, classes)
     return FusedModel(encoders, fusion, heads)
 
@@ -119,17 +119,10 @@ def initial_tensors(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0
     return params.read(model.named())
 
 
+@lru_cache(maxsize=4)
 def layout(spec: FederationSpec, needs: Needs = NO_NEEDS) -> ModelLayout:
-    """Returns the layout of the federation's model."""
+    """Returns the layout of the federation's model, made once: many simulated devices ask for the same one."""
     return params.model_layout(build(spec, needs).named())
-
-
-@contextmanager
-def _seeded(seed: int, name: str) -> Iterator[None]:
-    """Draws from torch's global generator as if it were seeded by (seed, name), and puts its state back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "model", name))
-        yield
 
 
 def encoder(modality: ModalitySpec, feature_dim: int) -> nn.Module:

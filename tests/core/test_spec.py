@@ -91,3 +91,15 @@ def test_a_spec_does_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         spec().name = "x"  # type: ignore[misc]
     assert ModalitySpec(name="a", shape=(3,)) == ModalitySpec(name="a", shape=(3,))
+
+
+def test_a_copy_has_digests_of_its_own() -> None:
+    one = spec()
+    digests = (one.digest, one.shape_digest)
+    other = one.model_copy(update={"name": "other", "classes": ("a", "b", "c")})
+    assert one.model_copy() == one
+    assert hash(one.model_copy()) == hash(one)
+    assert (one.digest, one.shape_digest) == digests
+    assert other.digest != one.digest
+    assert other.shape_digest != one.shape_digest
+    assert other.digest == FederationSpec.model_validate_json(other.canonical()).digest
