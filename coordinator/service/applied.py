@@ -29,7 +29,7 @@ def applied(
         figures: what the method says of its state.
         latency_s: last chunk seen → reply handed to the transport; 0 where the reply came before the decision.
     """
-    scalars = {name: float(value) for name, value in update.payload.items() if np.size(value) == 1}
+    scalars = {name: float(value.item()) for name, value in update.payload.items() if np.size(value) == 1}
     return events.UpdateApplied(
         device=entry.key.device, sequence=entry.key.sequence, base=entry.base.number, staleness=staleness,
         rates=dict(rates), version=entry.version,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, cast
 
 from coordinator.config import (
     AdmissionConfig,
@@ -32,7 +33,8 @@ from coordinator.store import MemoryStore
 from edge_sdk.codecs.wire import params_digest
 from edge_sdk.core.clock import NS, Clock, WallClock, run_virtual
 from edge_sdk.core.compute import ModelledCompute
-from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig
+from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig, SensorConfig
+from edge_sdk.core.interfaces import Transport
 from edge_sdk.core.records import ModelTensors
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn.local_training import single_thread
@@ -44,6 +46,15 @@ from edge_sdk.transport.inbox import Traffic
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 
 COORDINATOR = "coordinator"
+
+
+class Link(Protocol):
+    """A transport that counts: what a device of a simulation speaks through."""
+
+    traffic: Traffic
+
+
+Connect = Callable[[str], Transport]  # client's name → its transport, not started
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +124,22 @@ class Simulation:
         single_thread()
         return asyncio.run(self.play(WallClock(speed)))
 
-    async def play(self, clock: Clock) -> Report:
-        """Runs the world on a clock."""
+    async def play(self, clock: Clock, connect: Connect | None = None) -> Report:
+        """Runs the world on a clock.
+
+        Args:
+            clock: virtual, or a wall clock.
+            connect: makes transports to a real broker; None: everybody meets in memory.
+        """
         wall = WallClock()
         start_ns, wall_ns = clock.now_ns(), wall.now_ns()
-        broker = MemoryBroker(clock)
+        if connect is None:
+            connect = partial(MemoryTransport, MemoryBroker(clock))
         record = Record(clock, progress=self.progress)
         workers = self.world.workers if self.world.workers > 1 else 0
         compute = ModelledCompute(clock, workers, single_thread)
-        center = self._coordinator(broker, clock, compute, record)
-        links = {name: MemoryTransport(broker, name) for name in self._names()}
+        center = self._coordinator(connect(COORDINATOR), clock, compute, record)
+        links = {name: connect(name) for name in self._names()}
         members = self._devices(links, clock, compute)
         try:
             async with clock.group() as group:
@@ -140,7 +157,7 @@ class Simulation:
             virtual_s=(clock.now_ns() - start_ns) / NS, wall_s=(wall.now_ns() - wall_ns) / NS,
         )  # fmt: skip
 
-    def _coordinator(self, broker: MemoryBroker, clock: Clock, compute: ModelledCompute, record: Record) -> Coordinator:
+    def _coordinator(self, link: Transport, clock: Clock, compute: ModelledCompute, record: Record) -> Coordinator:
         world = self.world
         config = CoordinatorConfig(
             schedule=ScheduleConfig(
@@ -157,7 +174,7 @@ class Simulation:
             admission=AdmissionConfig(enrolment="open"),
         )
         return Coordinator(
-            config, self.spec, transport=MemoryTransport(broker, COORDINATOR), clock=clock, compute=compute,
+            config, self.spec, transport=link, clock=clock, compute=compute,
             store=MemoryStore(lineage=f"{derive(world.seed, 'lineage'):032x}"), test=self.data.test, observer=record,
         )  # fmt: skip
 
@@ -165,9 +182,7 @@ class Simulation:
         width = len(str(self.world.devices - 1))
         return [f"device-{number:0{width}}" for number in range(self.world.devices)]
 
-    def _devices(
-        self, links: Mapping[str, MemoryTransport], clock: Clock, compute: ModelledCompute
-    ) -> dict[str, Device]:
+    def _devices(self, links: Mapping[str, Transport], clock: Clock, compute: ModelledCompute) -> dict[str, Device]:
         world, train = self.world, self.data.train
         parts = partition(train, world.devices, world.partition, world.seed)
         owned = ownership.apply([train.take(rows) for rows in parts], world.ownership, world.seed)
@@ -178,6 +193,7 @@ class Simulation:
             config = DeviceConfig(
                 device=DeviceSection(id=name, federation=self.spec.name, seed=world.seed),
                 inference=InferenceConfig(enabled=False),
+                sensors={m: SensorConfig(driver="scripted") for m in data.modalities if data.has[m].any()},
             )
             members[name] = Device(
                 config, transport=links[name], clock=clock, compute=compute, rounds=rounds,
@@ -223,10 +239,10 @@ class Simulation:
         )
 
 
-def _traffic(links: Mapping[str, MemoryTransport]) -> Traffic:
+def _traffic(links: Mapping[str, Transport]) -> Traffic:
     """Returns what all devices together sent and received."""
     total = Traffic()
-    for link in links.values():
+    for link in cast("Mapping[str, Link]", links).values():
         total.bytes_up += link.traffic.bytes_up
         total.bytes_down += link.traffic.bytes_down
     return total
