@@ -50,4 +50,10 @@ def ratios(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return ratio
 
 
-__all__ = ["FLOOR", "UnimodalFusion", "present", "ratios", "true_class_score", "unimodal_logits"]
+def stimulation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns coef_m = clip(mean of the other scores / s_m − 1, 0, 1), (M,) -> (M,): what the slower modalities get."""
+    coefficients: NDArray[np.float64] = np.clip(1.0 / ratios(values) - 1.0, 0.0, 1.0)
+    return coefficients
+
+
+__all__ = ["FLOOR", "UnimodalFusion", "present", "ratios", "stimulation", "true_class_score", "unimodal_logits"]

@@ -25,14 +25,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own idiom)
-from numpy.typing import NDArray
 from pydantic import Field
 
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import prototypes, scores, staleness
-from edge_sdk.learn.local_training import full_pass
+from edge_sdk.learn import prototype_tables, prototypes, scores, staleness
 from edge_sdk.learn.records import Batch, ClientContext, Out, Rates, State, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, PayloadField, PayloadSchema
 
@@ -49,12 +46,6 @@ class Config(Model):
     rounds: int = Field(default=0, ge=0)  # local rounds with prototype terms; 0: all
 
 
-def stimulation(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns coef_m = clip(mean of the other scores / s_m − 1, 0, 1), (M,) -> (M,)."""
-    coefficients: NDArray[np.float64] = np.clip(1.0 / scores.ratios(values) - 1.0, 0.0, 1.0)
-    return coefficients
-
-
 def kappa(tau: float, momentum: float, a: float) -> float:
     """Returns κ = (1 − momentum)(τ + 1)^−a."""
     return (1.0 - momentum) * staleness.polynomial(tau, a)
@@ -65,47 +56,22 @@ class Client(ClientRule[Config]):
 
     def begin(self, ctx: ClientContext) -> None:
         done = int(ctx.memory.get(ROUNDS, np.zeros(1, np.int64))[0])
-        ctx.scratch["tables"] = {}
-        if not self.config.rounds or done < self.config.rounds:
-            ctx.scratch["tables"] = {
-                m: (torch.tensor(ctx.job.extras[f"prototypes.{m}"]), torch.tensor(ctx.job.extras[f"counts.{m}"]) > 0)
-                for m in ctx.phase.modalities
-                if f"prototypes.{m}" in ctx.job.extras
-            }
+        active = not self.config.rounds or done < self.config.rounds
+        ctx.scratch["tables"] = prototype_tables.received(ctx.job.extras, ctx.phase.modalities) if active else {}
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
         yield from super().loss_terms(ctx, batch, out)
-        logits = self._logits(ctx, batch, out)
-        if len(logits) < 2:
-            return
-        values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
-        for (z, y), coefficient in zip(logits.values(), stimulation(values).tolist(), strict=True):
-            if coefficient and self.config.strength:
-                yield self.config.strength * coefficient, F.cross_entropy(z, y)
-
-    def _logits(self, ctx: ClientContext, batch: Batch, out: Out) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Returns −distances and classes of the rows that have the modality and whose class has a prototype."""
-        found = {}
-        here = scores.present(batch, ctx.spec.modality_names)
-        for m, (table, known) in ctx.scratch["tables"].items():
-            rows = here[m] & known[batch.y]
-            if rows.any():
-                found[m] = prototypes.logits(out.features[m][rows], table, known), batch.y[rows]
-        return found
+        logits = prototype_tables.batch_logits(ctx.scratch["tables"], out.features, batch, ctx.spec.modality_names)
+        if len(logits) > 1:
+            values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
+            yield from prototype_tables.terms(logits, self.config.strength * scores.stimulation(values))
 
     def end(self, ctx: ClientContext) -> None:
         if self.config.rounds:
             ctx.memory[ROUNDS] = ctx.memory.get(ROUNDS, np.zeros(1, np.int64)) + 1
 
     def payload(self, ctx: ClientContext) -> dict[str, Array]:
-        found: dict[str, Array] = {}
-        rows = ctx.samples.rows
-        here = scores.present(ctx.samples.batch(rows), ctx.spec.modality_names)
-        for m in ctx.phase.modalities:
-            h = full_pass(ctx, lambda batch, m=m: ctx.model.encode(batch.x, (m,))[m])  # type: ignore[misc]
-            table, counts = prototypes.local(h[here[m]], ctx.samples.y[rows][here[m]], ctx.num_classes)
-            found |= {f"prototypes.{m}": table.astype(np.float32), f"counts.{m}": counts}
-        return found
+        return prototype_tables.measured(prototype_tables.features(ctx), ctx.num_classes)
 
 
 class Server(AsyncServerRule[Config]):
@@ -115,9 +81,7 @@ class Server(AsyncServerRule[Config]):
     """
 
     def extras(self, state: State, device: str) -> dict[str, Array]:
-        known = [m for m in self.spec.modality_names if f"counts/{m}" in state]
-        tables = {f"prototypes.{m}": state[f"prototypes/{m}"].astype(np.float32) for m in known}
-        return tables | {f"counts.{m}": state[f"counts/{m}"].astype(np.int64) for m in known}
+        return prototype_tables.sent(state, self.spec.modality_names)
 
     def rates(self, state: State, update: UpdateView) -> tuple[Rates, State]:
         c, patch = self.config, {}
@@ -142,4 +106,4 @@ UPLOADS = PayloadSchema(
 )
 METHOD = Method("pmr", Config, Client, Server, "arXiv:2211.07089", UPLOADS, sends=("prototypes",))
 
-__all__ = ["METHOD", "Client", "Config", "Server", "kappa", "stimulation"]
+__all__ = ["METHOD", "Client", "Config", "Server", "kappa"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_sdk.core.errors import ConfigError
-from edge_sdk.learn import params
+from edge_sdk.learn import params, scores
 from edge_sdk.learn.records import Out, Samples
 from edge_sdk.methods import pmr
 from edge_sdk.methods.base import find
@@ -29,16 +29,16 @@ def table(*rows: float) -> np.ndarray:
 
 
 def test_stimulation_by_hand() -> None:
-    assert pmr.stimulation(np.array([0.6, 0.4])) == pytest.approx([0.0, 0.5])
-    assert pmr.stimulation(np.array([0.9, 0.1])) == pytest.approx([0.0, 1.0])
-    assert pmr.stimulation(np.array([0.6, 0.5, 0.4])) == pytest.approx([0.0, 0.0, 0.55 / 0.4 - 1])
-    assert pmr.stimulation(np.array([0.6])).tolist() == [0.0]
+    assert scores.stimulation(np.array([0.6, 0.4])) == pytest.approx([0.0, 0.5])
+    assert scores.stimulation(np.array([0.9, 0.1])) == pytest.approx([0.0, 1.0])
+    assert scores.stimulation(np.array([0.6, 0.5, 0.4])) == pytest.approx([0.0, 0.0, 0.55 / 0.4 - 1])
+    assert scores.stimulation(np.array([0.6])).tolist() == [0.0]
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_swapping_two_modalities_swaps_the_coefficients(a: float, b: float) -> None:
     """Invariant 11."""
-    one, other = pmr.stimulation(np.array([a, b])), pmr.stimulation(np.array([b, a]))
+    one, other = scores.stimulation(np.array([a, b])), scores.stimulation(np.array([b, a]))
     assert one.tolist() == other[::-1].tolist()
     assert ((one >= 0) & (one <= 1)).all()
 

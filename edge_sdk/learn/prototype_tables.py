@@ -1,0 +1,137 @@
+"""Tables of prototypes, one per modality, as clients measure them, servers keep them, and losses read them.
+
+Up and down they travel as "prototypes.<modality>" (C, D) float32 and "counts.<modality>" (C,) int64, in a server's
+state as "prototypes/<modality>" and "counts/<modality>". A class with a count of 0 has no prototype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own idiom)
+from numpy.typing import NDArray
+
+from edge_sdk.core.records import Array
+from edge_sdk.learn import prototypes, scores
+from edge_sdk.learn.local_training import full_pass
+from edge_sdk.learn.records import Batch, ClientContext, State
+
+Floats = NDArray[np.float64]
+Rows = tuple[torch.Tensor, torch.Tensor]  # features or logits (n, …) and classes (n,) of the rows that count
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Prototypes of one modality."""
+
+    rows: torch.Tensor  # float32 (C, D); zeros for a class without one
+    known: torch.Tensor  # bool (C,)
+
+
+def received(extras: Mapping[str, Array], modalities: Iterable[str]) -> dict[str, Table]:
+    """Returns the tables that came with a task; modalities without one have no key."""
+    return {
+        m: Table(torch.tensor(extras[f"prototypes.{m}"]), torch.tensor(extras[f"counts.{m}"]) > 0)
+        for m in modalities
+        if f"prototypes.{m}" in extras
+    }
+
+
+def features(ctx: ClientContext) -> dict[str, Rows]:
+    """Returns features and classes of the rows that have a modality, in evaluation mode, for those of the phase."""
+    found, rows = {}, ctx.samples.rows
+    here = scores.present(ctx.samples.batch(rows), ctx.spec.modality_names)
+    for m in ctx.phase.modalities:
+        h = full_pass(ctx, lambda batch, m=m: ctx.model.encode(batch.x, (m,))[m])  # type: ignore[misc]
+        found[m] = h[here[m]], ctx.samples.y[rows][here[m]]
+    return found
+
+
+def measured(found: Mapping[str, Rows], num_classes: int) -> dict[str, Array]:
+    """Returns the local prototypes and counts of these features, as they travel."""
+    said: dict[str, Array] = {}
+    for m, (h, y) in found.items():
+        rows, counts = prototypes.local(h, y, num_classes)
+        said |= {f"prototypes.{m}": rows.astype(np.float32), f"counts.{m}": counts}
+    return said
+
+
+def batch_logits(
+    tables: Mapping[str, Table], found: Mapping[str, torch.Tensor], batch: Batch, modalities: tuple[str, ...]
+) -> dict[str, Rows]:
+    """Returns −distance to every known class, and the class, of a batch's rows that count for a modality.
+
+    A row counts if it has the modality and its class has a prototype; a modality without such rows has no key.
+
+    Args:
+        tables: by modality.
+        found: features (B, D) by modality.
+        batch: the batch.
+        modalities: all of the spec, in its order.
+    """
+    here = scores.present(batch, modalities)
+    rows = {m: here[m] & table.known[batch.y] for m, table in tables.items() if m in found}
+    return {m: class_logits(tables[m], found[m][r], batch.y[r]) for m, r in rows.items() if r.any()}
+
+
+def class_logits(table: Table, h: torch.Tensor, y: torch.Tensor) -> Rows:
+    """Returns −distance to every known class, and the classes, of rows whose classes are known: (n, D) -> (n, C)."""
+    return prototypes.logits(h, table.rows, table.known), y
+
+
+def terms(logits: Mapping[str, Rows], coefficients: Floats) -> Iterator[tuple[float, torch.Tensor]]:
+    """Yields (coefficient, cross-entropy over −distances) of the modalities whose coefficient is not 0."""
+    for (z, y), coefficient in zip(logits.values(), coefficients.tolist(), strict=True):
+        if coefficient:
+            yield coefficient, F.cross_entropy(z, y)
+
+
+def sent(state: State, modalities: Iterable[str]) -> dict[str, Array]:
+    """Returns the extras that carry a server's tables, for modalities that have one."""
+    known = [m for m in modalities if f"counts/{m}" in state]
+    tables = {f"prototypes.{m}": state[f"prototypes/{m}"].astype(np.float32) for m in known}
+    return tables | {f"counts.{m}": state[f"counts/{m}"].astype(np.int64) for m in known}
+
+
+def merged(
+    state: State, reports: Iterable[Mapping[str, Array]], modalities: Iterable[str], *, alike: bool = False
+) -> State:  # fmt: skip
+    """Returns a server's tables after one round's reports, as a patch of its state.
+
+    A class's new prototype is the mean of the reported ones, weighted by counts; nobody's class keeps the old one.
+
+    Args:
+        state: before.
+        reports: payloads, in a fixed order.
+        modalities: of the spec.
+        alike: every client that has the class counts the same.
+    """
+    patch: dict[str, Floats] = {}
+    told = list(reports)
+    for m in modalities:
+        pairs = [
+            (r[f"prototypes.{m}"], r[f"counts.{m}"]) for r in told if {f"prototypes.{m}", f"counts.{m}"} <= r.keys()
+        ]
+        if pairs:
+            tables, counts = (np.stack([np.asarray(x, np.float64) for x in part]) for part in zip(*pairs, strict=True))
+            shares, total = np.minimum(counts, 1.0) if alike else counts, counts.sum(0)
+            patch[f"prototypes/{m}"] = prototypes.merge(tables, shares, state.get(f"prototypes/{m}"))
+            patch[f"counts/{m}"] = np.where(total > 0, total, state.get(f"counts/{m}", np.zeros_like(total)))
+    return patch
+
+
+__all__ = [
+    "Rows",
+    "Table",
+    "batch_logits",
+    "class_logits",
+    "features",
+    "measured",
+    "merged",
+    "received",
+    "sent",
+    "terms",
+]

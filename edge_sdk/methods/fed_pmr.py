@@ -1,0 +1,86 @@
+"""FedPMR: prototypical modal rebalance with the device's own prototypes, and FedAvg around it.
+
+Source: Fan, Xu, Wang, Wang, Guo, "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023,
+arXiv:2211.07089, as a baseline of BMSFed (ECCV 2024). `pmr` is the same with prototypes that a server keeps.
+
+    client   c_m ← means of h_m by class of the received model, over the local set, evaluation mode
+             L = CE + strength · Σ_m coef_m · CE(−‖h_m − c_m‖, y)
+             s_m = mean_i softmax(−‖h_{i,m} − c_m‖)_{y_i},  coef_m = clip(mean of the other scores / s_m − 1, 0, 1)
+             after every epoch  c_m ← momentum c_m + (1 − momentum) (means of h_m now)
+    server   as FedAvg; nothing besides the weights is sent
+
+Differs from the source: any number of modalities; prototypes come from the whole local set, not from a tenth of its
+batches; the public code has the constant `strength` in the place of the clipped coefficient (`coefficient =
+"constant"`: for the modalities whose coefficient is not 0). `rounds` counts a device's own local rounds with the term
+(0: all), where the source stimulates in the first two thirds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from edge_sdk.core.spec import Model
+from edge_sdk.learn import prototype_tables, scores
+from edge_sdk.learn.prototype_tables import Table
+from edge_sdk.learn.records import Batch, ClientContext, Out
+from edge_sdk.methods import fedavg
+from edge_sdk.methods.base import ClientRule, Method
+
+ROUNDS = "fed_pmr/rounds"  # local rounds of this device so far, in its memory
+
+
+class Config(Model):
+    """Options of FedPMR's clients."""
+
+    strength: float = Field(default=1.0, ge=0)  # α of the source, 1 to 3
+    momentum: float = Field(default=0.2, ge=0, le=1)  # what an old prototype keeps; ε of the source
+    coefficient: Literal["ratio", "constant"] = "ratio"
+    rounds: int = Field(default=0, ge=0)  # local rounds with prototype terms; 0: all
+
+
+def followed(old: Table, new: Table, momentum: float) -> Table:
+    """Returns momentum · old + (1 − momentum) · new, class by class."""
+    return Table(momentum * old.rows + (1.0 - momentum) * new.rows, new.known)
+
+
+class Client(ClientRule[Config]):
+    """Fused training in which slow modalities are drawn towards the device's own prototypes."""
+
+    def begin(self, ctx: ClientContext) -> None:
+        done = int(ctx.memory.get(ROUNDS, np.zeros(1, np.int64))[0])
+        active = not self.config.rounds or done < self.config.rounds
+        ctx.scratch["tables"] = _now(ctx) if active else {}
+
+    def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
+        yield from super().loss_terms(ctx, batch, out)
+        logits = prototype_tables.batch_logits(ctx.scratch["tables"], out.features, batch, ctx.spec.modality_names)
+        if len(logits) > 1:
+            values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
+            coefficients = scores.stimulation(values)
+            if self.config.coefficient == "constant":
+                coefficients = np.sign(coefficients)
+            yield from prototype_tables.terms(logits, self.config.strength * coefficients)
+
+    def end_epoch(self, ctx: ClientContext) -> None:
+        tables = ctx.scratch["tables"]
+        if tables and ctx.epoch + 1 < ctx.phase.epochs:
+            ctx.scratch["tables"] = {m: followed(tables[m], new, self.config.momentum) for m, new in _now(ctx).items()}
+
+    def end(self, ctx: ClientContext) -> None:
+        if self.config.rounds:
+            ctx.memory[ROUNDS] = ctx.memory.get(ROUNDS, np.zeros(1, np.int64)) + 1
+
+
+def _now(ctx: ClientContext) -> dict[str, Table]:
+    found = prototype_tables.measured(prototype_tables.features(ctx), ctx.num_classes)
+    return prototype_tables.received(found, ctx.phase.modalities)
+
+
+METHOD = Method("fed_pmr", Config, Client, fedavg.Server, "arXiv:2211.07089")
+
+__all__ = ["METHOD", "Client", "Config", "followed"]
