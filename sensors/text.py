@@ -11,7 +11,7 @@ import select
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ from pydantic import Field
 
 from edge_sdk.core.clock import NS
 from edge_sdk.core.config import parse
-from edge_sdk.core.errors import ConfigError, PluginError, SensorUnavailable
+from edge_sdk.core.errors import ConfigError, SensorUnavailable
 from edge_sdk.core.interfaces import Driver
 from edge_sdk.core.records import Array, Chunk
 from edge_sdk.core.spec import Model
+from edge_sdk.features import byte_tokens, load_tokenizer
+from edge_sdk.features.words import Tokenizer
 
 POLL_S = 0.05  # how often a file that has come to its end is looked at
 PIPE_ERR_NS = 1_000_000  # a line's time, read from a pipe
 MAX_LINE = 1 << 16  # bytes; what is longer is cut and flagged
 CUT = 1  # Chunk.flags: the line was longer than MAX_LINE, or had more tokens than fit
 _READ = 1 << 14
-
-Tokenizer = Callable[[str], list[int]]
 
 
 class Options(Model):
@@ -40,7 +40,7 @@ class Options(Model):
     path: str = Field(min_length=1)  # file or named pipe; "-": standard input
     follow: bool = True  # at the end of a file wait for more; false: the sensor is exhausted
     from_start: bool = True  # false: only lines that are written from now on
-    length: int = Field(default=256, ge=1)  # tokens per line
+    length: int = Field(default=256, ge=0)  # tokens per line; 0: as many as the line has, for the feature `text`
     tokenizer: str = Field(default="bytes", min_length=1)  # "bytes", or a folder with a tokenizer of transformers
 
 
@@ -50,7 +50,12 @@ class TextDriver(Driver):
     def __init__(self, stream: str, options: Mapping[str, Any]) -> None:
         super().__init__(stream, options)
         self._options = o = parse(options, Options, f"sensors.{stream}.options")
-        self._tokens = byte_tokens if o.tokenizer == "bytes" else _transformers(o.tokenizer, stream)
+        self._tokens: Tokenizer = byte_tokens
+        if o.tokenizer != "bytes":
+            where = f"sensors.{stream}.options:tokenizer"
+            if not Path(o.tokenizer).is_dir():
+                raise ConfigError(f"{where}: {o.tokenizer!r} is neither 'bytes' nor a folder with a tokenizer")
+            self._tokens = load_tokenizer(o.tokenizer, where)
         self._closed = threading.Event()
         self._file = -1
         self._kind = 0  # file type bits of what is open
@@ -148,8 +153,9 @@ class TextDriver(Driver):
 
     def _chunk(self, line: bytes, cut: bool) -> Chunk:  # noqa: FBT001 - the second half of a pair
         tokens = self._tokens(line.decode("utf-8", errors="replace").strip())
-        data: Array = np.zeros((1, self._options.length), np.int32)
-        kept = tokens[: self._options.length]
+        length = self._options.length or len(tokens)
+        data: Array = np.zeros((1, length), np.int32)
+        kept = tokens[:length]
         data[0, : len(kept)] = kept
         self._last_ns = max(self.now_ns(), self._last_ns + 1)
         chunk = Chunk(
@@ -158,30 +164,10 @@ class TextDriver(Driver):
             t_ns=self._last_ns,
             data=data,
             t_err_ns=round(POLL_S * NS) if self._kind == stat.S_IFREG else PIPE_ERR_NS,
-            flags=CUT if cut or len(tokens) > self._options.length else 0,
+            flags=CUT if cut or len(tokens) > length else 0,
         )
         self._seq += 1
         return chunk
 
 
-def byte_tokens(text: str) -> list[int]:
-    """Returns the UTF-8 bytes, each plus 1: 1 … 256; 0 is padding."""
-    return [byte + 1 for byte in text.encode("utf-8")]
-
-
-def _transformers(folder: str, stream: str) -> Tokenizer:
-    if not Path(folder).is_dir():
-        raise ConfigError(
-            f"sensors.{stream}.options:tokenizer: {folder!r} is neither 'bytes' nor a folder with a tokenizer"
-        )
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise PluginError(
-            f"sensors.{stream}: the tokenizer in {folder} needs transformers: pip install 'edge-sdk[text]'"
-        ) from error
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return lambda text: list(tokenizer(text)["input_ids"])
-
-
-__all__ = ["CUT", "MAX_LINE", "POLL_S", "TextDriver", "byte_tokens"]
+__all__ = ["CUT", "MAX_LINE", "POLL_S", "TextDriver"]

@@ -11,21 +11,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from edge_sdk.core.feature import Feature
+from edge_sdk.core.model import Model, SpecModel
 
 IDENTIFIER = r"^[A-Za-z0-9_-]{1,64}$"
-
-
-class Model(BaseModel):
-    """Base of every configuration record: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class SpecModel(Model):
-    """Base of the spec's parts: as a configuration record, and no number that JSON does not know."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class ModalitySpec(SpecModel):
@@ -39,6 +30,7 @@ class ModalitySpec(SpecModel):
     encoder_config: dict[str, Any] = Field(default_factory=dict)
     mean: tuple[float, ...] = ()  # per channel (or feature), applied in the model; () = 0
     std: tuple[float, ...] = ()  # per channel (or feature); () = 1
+    feature: Feature | None = None  # how raw samples become the window's tensor; None: they are it
 
     @field_validator("shape")
     @classmethod
@@ -46,6 +38,15 @@ class ModalitySpec(SpecModel):
         if any(n < 1 for n in shape):
             raise ValueError(f"every size must be at least 1, found {shape}")
         return shape
+
+    @field_validator("feature")
+    @classmethod
+    def _fits(cls, feature: Feature | None, info: ValidationInfo) -> Feature | None:
+        if feature is not None and "shape" in info.data and "rate_hz" in info.data:  # else they are wrong themselves
+            misfit = feature.misfit(info.data["shape"], info.data["rate_hz"])
+            if misfit:
+                raise ValueError(f"{feature.name} {misfit}")
+        return feature
 
 
 class WindowSpec(SpecModel):
@@ -104,10 +105,15 @@ class FederationSpec(SpecModel):
     codec: CodecSpec = CodecSpec()
 
     @model_validator(mode="after")
-    def _unique(self) -> FederationSpec:
+    def _consistent(self) -> FederationSpec:
         for what, names in (("modalities", self.modality_names), ("classes", self.classes)):
             if len(set(names)) != len(names):
                 raise ValueError(f"{what} must have different names, found {list(names)}")
+        for number, m in enumerate(self.modalities):
+            if m.feature is not None:
+                misfit = m.feature.misfit_of_window(m.shape, m.rate_hz, self.window.length_s)
+                if misfit:
+                    raise ValueError(f"modalities.{number}.feature: {m.name}: {m.feature.name} {misfit}")
         return self
 
     @property

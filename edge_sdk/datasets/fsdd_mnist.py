@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from edge_sdk.core.errors import DataError
+from edge_sdk.core.feature import LogSpectrogram
 from edge_sdk.core.records import Dataset, Float32, Int64
 from edge_sdk.datasets import mnist_files, variants
 from edge_sdk.datasets.archive import Folder, check_complete, places
@@ -33,12 +34,12 @@ from edge_sdk.datasets.mnist_files import CLASSES, SIZE, Digits, read_digits
 from edge_sdk.datasets.rows import choose
 from edge_sdk.datasets.variants import VariantOptions
 from edge_sdk.datasets.waves import read_wave
-from edge_sdk.features import SpectrogramConfig, spectrogram
+from edge_sdk.features import spectrogram
 
 WHERE = "https://github.com/Jakobovski/free-spoken-digit-dataset (or DOI 10.5281/zenodo.1342401)"
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 TAKES, TEST_TAKES = 50, 5
-SOUND = SpectrogramConfig(rate_hz=8000, seconds=1.0, n_fft=256, hop=128, frames=62)
+SOUND = LogSpectrogram(rate_hz=8000, seconds=1.0, n_fft=256, hop=128, frames=62)
 TRAIN_PER_TEST = 9  # rows, as in the whole set
 
 Key = tuple[int, int, int]  # digit, number of the speaker, take

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from edge_sdk.core import registry
 from edge_sdk.core.clock import Clock
+from edge_sdk.core.compute import SHORT, Compute
 from edge_sdk.core.config import LabelConfig
 from edge_sdk.core.interfaces import LabelSource
 from edge_sdk.core.messages import LabelMessage, Prediction
@@ -40,6 +41,7 @@ class Sensing:
         predictor: predicts them; None: inference is off.
         publish: where predictions go; None: nowhere.
         device: our id.
+        compute: where the features' libraries are loaded.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Sensing:
         *,
         publish: Link | None,
         device: str,
+        compute: Compute,
     ) -> None:
         self.streams = streams
         self.reservoir = reservoir
@@ -57,10 +60,12 @@ class Sensing:
         self._predictor = predictor
         self._publish = publish
         self._device = device
+        self._compute = compute
         self._queue: asyncio.Queue[Prediction] = asyncio.Queue(_WAITING)
 
     async def run(self) -> None:
         """Senses until every source is exhausted."""
+        await self._compute.run(SHORT, 0, self.streams.windower.prepare)
         await self.streams.start()
         try:
             async for item in self.streams.items():

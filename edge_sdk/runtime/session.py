@@ -150,7 +150,9 @@ class Session:
         if config.inference.enabled:
             self._predict(time, reservoir)
         publish = parts.link if config.inference.publish else None
-        self.sensing = Sensing(streams, reservoir, self.predictor, publish=publish, device=parts.device)
+        self.sensing = Sensing(
+            streams, reservoir, self.predictor, publish=publish, device=parts.device, compute=parts.compute
+        )  # fmt: skip
         joiner = LabelJoiner(self.spec.window, self.spec.classes, horizon_s=config.reservoir.join_horizon_s)
         self.labelling = Labelling(
             config.labels, joiner, reservoir, clock=parts.stream_clock, epoch_ns=streams.epoch_ns, time=time,

@@ -23,7 +23,7 @@ from edge_sdk.streams.counters import Counters, Drop
 _PULL = 0.1  # share of a time stamp's error that is corrected per chunk
 _DRIFT = _PULL**2 / 4  # and what of it goes into the sample period (critically damped)
 _MAX_DRIFT = 0.02  # a sensor clock further off than this is configured wrongly
-_MAX_STEP = 1.75  # neighbours further apart than this, in grid periods, have lost a sample between them
+_MAX_STEP = 1.75  # neighbours further apart than this, in periods, have lost a sample between them
 
 
 class Grid:
@@ -115,13 +115,17 @@ class Aligner:
         channels: channels per sample.
         max_hole_ns: holes up to this are bridged, longer ones end the run.
         counters: where dropped samples are counted.
+        source_ns: period of the sensor, ns, where it is longer than the grid's; 0: it is not.
     """
 
-    def __init__(self, rate_hz: float, channels: int, *, max_hole_ns: int, counters: Counters) -> None:
+    def __init__(
+        self, rate_hz: float, channels: int, *, max_hole_ns: int, counters: Counters, source_ns: float = 0.0
+    ) -> None:
         self.grid = Grid(rate_hz)
+        self._longest_ns = max(self.grid.period_ns, source_ns) * _MAX_STEP
         self.total = 0  # source samples accepted so far
         self._channels = channels
-        self._max_hole_ns = max(max_hole_ns, round(2.5 * self.grid.period_ns))
+        self._max_hole_ns = max(max_hole_ns, round(2.5 * max(self.grid.period_ns, source_ns)))
         self._reach_ns = int(self.grid.period_ns / 64)  # rounding of sample times must not cost a grid point
         self._counters = counters
         self._timeline = Timeline()
@@ -137,7 +141,7 @@ class Aligner:
             self._cut |= chunk.gap_before
             return []
         data = chunk.data.reshape(n, -1)
-        if data.shape[1] != self._channels or not _timed(chunk):
+        if data.shape[1] != self._channels or not timed(chunk):
             self._counters.drop(Drop.MALFORMED, n)
             return []
         self._cut |= chunk.gap_before
@@ -207,20 +211,19 @@ class Aligner:
         if not fresh and self._last_ns is not None:
             times = np.concatenate(([self._last_ns], times))
         steps = np.diff(times)
-        longest = self.grid.period_ns * _MAX_STEP
-        if not len(points) or not len(steps) or steps.max() <= longest:
+        if not len(points) or not len(steps) or steps.max() <= self._longest_ns:
             return np.ones(len(points), np.bool_)
         right = np.clip(np.searchsorted(times, points), 1, len(times) - 1)
         nearest = np.minimum(np.abs(points - times[right]), np.abs(points - times[right - 1]))
-        result: NDArray[np.bool_] = (steps[right - 1] <= longest) | (nearest <= self.grid.period_ns / 4)
+        result: NDArray[np.bool_] = (steps[right - 1] <= self._longest_ns) | (nearest <= self.grid.period_ns / 4)
         return result
 
 
-def _timed(chunk: Chunk) -> bool:
+def timed(chunk: Chunk) -> bool:
     """Says whether every sample of the chunk has a time."""
     if chunk.times_ns is not None:
         return chunk.times_ns.shape == (len(chunk.data),)
     return len(chunk.data) == 1 or chunk.period_ns > 0
 
 
-__all__ = ["Aligner", "Block", "Grid", "Timeline"]
+__all__ = ["Aligner", "Block", "Grid", "Timeline", "timed"]

@@ -188,9 +188,9 @@ def _age(item: tuple[int, Row]) -> int:
 
 
 def data_digest(spec: FederationSpec) -> str:
-    """Returns a digest of what stored windows depend on: shapes, rates, classes and the window grid."""
+    """Returns a digest of what stored windows depend on: shapes, rates, features, classes and the window grid."""
     fixed = {
-        "modalities": [(m.name, m.shape, m.rate_hz) for m in spec.modalities],
+        "modalities": [(m.name, m.shape, m.rate_hz, m.feature and m.feature.model_dump()) for m in spec.modalities],
         "classes": spec.classes,
         "window": (spec.window.length_s, spec.window.hop_s),
     }

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_sdk.core.clock import NS
-from edge_sdk.core.errors import ConfigError
-from edge_sdk.core.records import Array, Chunk, Float32
+from edge_sdk.core.records import Array, Chunk, Float32, Int64
 from edge_sdk.core.spec import ModalitySpec, WindowSpec
-from edge_sdk.streams.align import Aligner, Block
+from edge_sdk.streams.align import Aligner, Block, Grid
 from edge_sdk.streams.counters import Counters, Drop
 from edge_sdk.streams.ring import Ring
 
@@ -66,10 +65,13 @@ class Part:
 class Track(ABC):
     """Turns the chunks of one modality into parts of windows."""
 
-    def __init__(self, spec: ModalitySpec, times: Times) -> None:
+    def __init__(self, spec: ModalitySpec, times: Times, counters: Counters | None = None) -> None:
         self.spec = spec
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self._times = times
+
+    def prepare(self) -> None:  # noqa: B027  most have nothing to load
+        """Loads what the parts need (a tokenizer); may take seconds, so that it is called outside the event loop."""
 
     @abstractmethod
     def push(self, chunk: Chunk, now_ns: int) -> list[Part]:
@@ -90,18 +92,69 @@ class Track(ABC):
         return None
 
 
-class SeriesTrack(Track):
-    """A time series: a part needs every grid point of its window from one uninterrupted run."""
+class RunTrack(Track):
+    """Base of tracks whose parts come from one uninterrupted run of samples."""
 
-    def __init__(self, spec: ModalitySpec, times: Times, window: WindowSpec) -> None:
-        super().__init__(spec, times)
-        channels, self._length = spec.shape
-        hole_ns = int((1.0 - window.min_quality) * times.length_ns)  # with a longer one no window is good enough
-        self._aligner = Aligner(spec.rate_hz, channels, max_hole_ns=hole_ns, counters=self.counters)
-        self._ring = Ring(channels, 2 * self._length + 1)
+    def __init__(
+        self, spec: ModalitySpec, times: Times, window: WindowSpec, counters: Counters | None = None
+    ) -> None:  # fmt: skip
+        super().__init__(spec, times, counters)
+        # With a longer hole no window is good enough.
+        self._hole_ns = int((1.0 - window.min_quality) * times.length_ns)
         self._min_quality = window.min_quality
         self._index = 0  # next window to finish
         self._settled = 0  # source samples whose fate is counted
+
+    def _trouble(self, index: int, quality: float, now_ns: int) -> Drop | None:
+        """Returns why a window cannot be given out."""
+        if self._times.expired(index, now_ns):
+            return Drop.TOO_LATE
+        return Drop.LOW_QUALITY if quality < self._min_quality else None
+
+    def _settle(self, total: int, reason: Drop | None) -> None:
+        """Decides the fate of all source samples up to `total`; those decided before stay as they are."""
+        count = total - self._settled
+        if count <= 0:
+            return
+        if reason is None:
+            self.counters.used += count
+        else:
+            self.counters.drop(reason, count)
+        self._settled = total
+
+
+class SeriesTrack(RunTrack):
+    """A time series: a part needs every grid point of its window from one uninterrupted run.
+
+    Args:
+        spec: shape (channels, length), rate.
+        times: the window grid.
+        window: the least quality.
+        factor: grid points per sample of the part; above 1 `extract` takes them back to its rate.
+        source_ns: period of the sensor, ns; 0: not longer than the grid's.
+        extract: makes the part of a window's grid points, (channels, factor · length).
+        counters: where samples are counted; None: its own.
+    """
+
+    def __init__(
+        self,
+        spec: ModalitySpec,
+        times: Times,
+        window: WindowSpec,
+        *,
+        factor: int = 1,
+        source_ns: float = 0.0,
+        extract: Callable[[Float32], Float32] | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        super().__init__(spec, times, window, counters)
+        channels, self._length = spec.shape[0], factor * spec.shape[1]
+        self._grid, self._factor = Grid(spec.rate_hz), factor
+        self._extract = extract
+        self._aligner = Aligner(
+            factor * spec.rate_hz, channels, max_hole_ns=self._hole_ns, counters=self.counters, source_ns=source_ns
+        )
+        self._ring = Ring(channels, 2 * self._length + 1)
 
     @property
     def pending(self) -> int:
@@ -129,7 +182,7 @@ class SeriesTrack(Track):
         return index if self._start(index) >= position else index + 1
 
     def _start(self, index: int) -> int:
-        return self._aligner.grid.nearest(self._times.start(index))
+        return self._factor * self._grid.nearest(self._times.start(index))
 
     def _cut(self, now_ns: int) -> list[Part]:
         parts = []
@@ -144,27 +197,15 @@ class SeriesTrack(Track):
         stop = start + self._length
         self._settle(self._ring.total(start - 1), Drop.UNMATCHED)
         quality = self._ring.quality(start, stop)
-        trouble = Drop.LOW_QUALITY if quality < self._min_quality else None
-        if self._times.expired(index, now_ns):
-            trouble = Drop.TOO_LATE
+        trouble = self._trouble(index, quality, now_ns)
         if trouble is not None:
             following = min(self._start(index + 1), stop)  # what the next window holds, it may still use
             self._settle(self._ring.total(following - 1), trouble)
             return None
         self._settle(self._ring.total(stop - 1), None)
-        newest_ns = self._aligner.grid.time_ns(stop - 1)
-        return Part(index, self.spec.name, self._ring.values(start, stop), quality, newest_ns)
-
-    def _settle(self, total: int, reason: Drop | None) -> None:
-        """Decides the fate of all source samples up to `total`; those decided before stay as they are."""
-        count = total - self._settled
-        if count <= 0:
-            return
-        if reason is None:
-            self.counters.used += count
-        else:
-            self.counters.drop(reason, count)
-        self._settled = total
+        values = self._ring.values(start, stop)
+        data = values if self._extract is None else self._extract(values)
+        return Part(index, self.spec.name, data, quality, self._aligner.grid.time_ns(stop - 1))
 
 
 @dataclass(slots=True)
@@ -198,7 +239,7 @@ class NewestTrack(Track):
         return min((c.due_ns for c in self._candidates.values()), default=None)
 
     def push(self, chunk: Chunk, now_ns: int) -> list[Part]:
-        times = self._checked(chunk)
+        times = checked_times(chunk, self.spec.shape, self._last_ns, self.counters)
         if times is None:
             return []
         first = (int(times[0]) - self._times.length_ns) // self._times.hop_ns + 1
@@ -245,49 +286,34 @@ class NewestTrack(Track):
             self.counters.drop(reason, 1)
         self._settled = serial
 
-    def _checked(self, chunk: Chunk) -> Array | None:
-        """Returns the sample times, or None when the chunk cannot be used."""
-        n = len(chunk.data)
-        times = chunk.times_ns
-        if times is None:
-            times = chunk.t_ns + np.arange(n, dtype=np.int64) * chunk.period_ns
-        finite = chunk.data.dtype.kind != "f" or bool(np.isfinite(chunk.data).all())
-        reason = None
-        if chunk.data.shape[1:] != self.spec.shape or times.shape != (n,):
-            reason = Drop.MALFORMED
-        elif not finite:
-            reason = Drop.NON_FINITE
-        elif n and ((self._last_ns is not None and times[0] <= self._last_ns) or (np.diff(times) <= 0).any()):
-            reason = Drop.OVERLAP
-        if reason is None and n:
-            return times
-        self.counters.drop(reason or Drop.MALFORMED, n)
-        return None
 
+def checked_times(
+    chunk: Chunk, shape: tuple[int, ...] | None, last_ns: int | None, counters: Counters
+) -> Int64 | None:  # fmt: skip
+    """Returns the times of a chunk's samples, (n,) ns, or None when it cannot be used, which is counted then.
 
-def make_track(spec: ModalitySpec, window: WindowSpec, times: Times) -> Track:
-    """Returns the track that fits the shape of a modality.
-
-    Raises:
-        ConfigError: the spec's shape, rate and window length contradict each other.
+    Args:
+        chunk: samples that are used one by one.
+        shape: of one sample; None: any.
+        last_ns: time of the newest sample before it.
+        counters: of the stream.
     """
-    return _TRACKS[len(spec.shape)](spec, window, times)
+    n = len(chunk.data)
+    times = chunk.times_ns
+    if times is None:
+        times = chunk.t_ns + np.arange(n, dtype=np.int64) * chunk.period_ns
+    finite = chunk.data.dtype.kind != "f" or bool(np.isfinite(chunk.data).all())
+    reason = None
+    if (shape is not None and chunk.data.shape[1:] != shape) or times.shape != (n,):
+        reason = Drop.MALFORMED
+    elif not finite:
+        reason = Drop.NON_FINITE
+    elif n and ((last_ns is not None and times[0] <= last_ns) or (np.diff(times) <= 0).any()):
+        reason = Drop.OVERLAP
+    if reason is None and n:
+        return times
+    counters.drop(reason or Drop.MALFORMED, n)
+    return None
 
 
-def _series(spec: ModalitySpec, window: WindowSpec, times: Times) -> Track:
-    expected = round(spec.rate_hz * window.length_s)
-    if spec.rate_hz <= 0 or spec.shape[1] != expected:
-        raise ConfigError(
-            f"modality {spec.name!r}: shape {spec.shape} is (channels, length), but a window of {window.length_s:g} s "
-            f"at rate_hz = {spec.rate_hz:g} has length {expected}: correct the shape, the rate or window.length_s"
-        )
-    return SeriesTrack(spec, times, window)
-
-
-def _newest(spec: ModalitySpec, window: WindowSpec, times: Times) -> Track:
-    return NewestTrack(spec, times)
-
-
-_TRACKS: dict[int, Callable[[ModalitySpec, WindowSpec, Times], Track]] = {1: _newest, 2: _series, 3: _newest}
-
-__all__ = ["NewestTrack", "Part", "SeriesTrack", "Times", "Track", "make_track"]
+__all__ = ["NewestTrack", "Part", "RunTrack", "SeriesTrack", "Times", "Track", "checked_times"]

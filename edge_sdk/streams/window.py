@@ -14,7 +14,8 @@ from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.records import Chunk, LatePart, Window
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.streams.counters import Counters, Drop
-from edge_sdk.streams.tracks import Part, Times, make_track
+from edge_sdk.streams.kinds import make_track
+from edge_sdk.streams.tracks import Part, Times
 
 
 class Windower:
@@ -56,6 +57,16 @@ class Windower:
         self.windows = 0  # given out so far
         self.late_parts = 0  # given out so far
         self.unknown_chunks = 0  # chunks of streams that the spec does not have
+
+    def prepare(self) -> None:
+        """Loads what features need; may take seconds, so that it is called outside the event loop.
+
+        Raises:
+            ConfigError: something that the spec names is not there.
+            PluginError: a library is not installed.
+        """
+        for track in self._tracks.values():
+            track.prepare()
 
     @property
     def counters(self) -> Mapping[str, Counters]:

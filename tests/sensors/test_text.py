@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from edge_sdk.core.errors import ConfigError, SensorUnavailable
 from edge_sdk.core.records import Chunk
-from sensors.text import CUT, MAX_LINE, POLL_S, TextDriver, byte_tokens
+from edge_sdk.features import byte_tokens
+from sensors.text import CUT, MAX_LINE, POLL_S, TextDriver
 
 
 def words(chunk: Chunk) -> str:

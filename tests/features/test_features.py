@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from edge_sdk import features
 from edge_sdk.core.errors import DataError
+from edge_sdk.core.feature import LogSpectrogram
 from edge_sdk.core.records import Array, Float32
-from edge_sdk.features import PAPER, Resampler, SpectrogramConfig, SpectrogramStream
+from edge_sdk.features import PAPER, Resampler, SpectrogramStream
 
 RATE = PAPER.rate_hz
-SMALL = SpectrogramConfig(rate_hz=1000, seconds=0.5, n_fft=64, hop=20, frames=24)
+SMALL = LogSpectrogram(rate_hz=1000, seconds=0.5, n_fft=64, hop=20, frames=24)
 
 
 def tone(hz: float, seconds: float, rate: int = RATE) -> Float32:
@@ -74,8 +75,8 @@ def test_what_is_no_waveform_is_refused(wave: Array) -> None:
 
 
 def test_more_frames_than_there_are() -> None:
-    with pytest.raises(DataError, match="302 frames"):
-        SpectrogramConfig(frames=303)
+    with pytest.raises(ValueError, match="302 frames"):
+        LogSpectrogram(frames=303)
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.floats(1e-6, 10))
@@ -119,6 +120,30 @@ def test_a_stream_computes_each_hop_once() -> None:
     assert stream.computed < 0.3 * 300 * windows
 
 
+@pytest.mark.parametrize("pad", ["constant", "reflect", "none"])
+def test_padding_is_librosas(pad: str) -> None:
+    librosa = pytest.importorskip("librosa", reason="librosa is not installed (extra `audio`)")
+    config = LogSpectrogram(pad=pad, frames=299)  # 299: what there is without padding
+    wave = noise(3 * RATE).clip(-1, 1)
+    how = {"center": False} if pad == "none" else {"pad_mode": pad}
+    expected = np.log(np.abs(librosa.stft(wave, n_fft=512, hop_length=159, **how)) + 1e-7)[:, :299]
+    expected = (expected - expected.mean()) / expected.std()
+    assert np.abs(features.spectrogram(wave, config)[0] - expected).max() < 1e-4
+
+
+@given(st.integers(70, 500), st.integers(0, 40), st.sampled_from(["constant", "reflect", "none"]))
+@settings(max_examples=40, deadline=None)
+def test_a_streams_short_window_is_tiled_as_the_batch_is(samples: int, hops: int, pad: str) -> None:
+    config = LogSpectrogram(rate_hz=1000, seconds=0.5, n_fft=64, hop=20, frames=22, pad=pad)
+    stream, wave = SpectrogramStream(config), noise(40 * config.hop + 600)
+    for part in np.array_split(wave, 7):
+        stream.push(part)
+    start = hops * config.hop
+    got, expected = stream.window(start, samples), features.spectrogram(wave[start : start + samples], config)
+    assert got is not None
+    assert np.abs(got - expected).max() < 1e-5
+
+
 def test_a_stream_forgets_and_says_so() -> None:
     stream = SpectrogramStream(SMALL, keep_s=1.0)
     for _ in range(20):
@@ -126,7 +151,7 @@ def test_a_stream_forgets_and_says_so() -> None:
     assert stream.window(0) is None
     assert stream.window(10_000) is None
     assert stream.window(10_000 - SMALL.length) is not None
-    assert len(stream._tail) < 3 * SMALL.rate_hz
+    assert len(stream._wave) < 5 * SMALL.rate_hz
 
 
 @pytest.mark.parametrize(("rate_in", "rate_out"), [(48_000, 16_000), (44_100, 16_000), (8_000, 16_000), (16_000,) * 2])
@@ -163,6 +188,33 @@ def test_resampling_has_no_seams(sizes: list[int], rate_in: int, rate_out: int) 
     assert np.allclose(got, expected, atol=1e-6)
     if len(wave) > whole.wait and rate_in != rate_out:
         assert len(got) == pytest.approx((len(wave) - whole.wait) * rate_out / rate_in, abs=1.01)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 7])
+def test_decimation_keeps_what_fits_and_nothing_else(factor: int) -> None:
+    rate, n = 50, 128
+    t = np.arange(n * factor) / (rate * factor)
+    slow = np.sin(2 * np.pi * 7 * t + 1)
+    fast = np.sin(2 * np.pi * 33 * t) if factor > 1 else 0 * t  # at 50 Hz it would look like 17 Hz
+    got = features.decimate(np.stack([slow + fast, 9.81 + 0 * t, 3 * t]), factor)
+    assert (got.shape, got.dtype) == ((3, n), np.float32)
+    assert np.abs(got[0] - slow[::factor])[16:-16].max() < 2e-3
+    assert np.allclose(got[1], 9.81, atol=1e-5)  # neither a level nor a slope is bent, ends included
+    assert np.allclose(got[2], 3 * t[::factor], atol=1e-4)
+
+
+def test_decimation_against_scipy() -> None:
+    signal = pytest.importorskip("scipy.signal", reason="scipy is not installed (extra `test`)")
+    t = np.arange(800) / 200
+    wave = np.sin(2 * np.pi * 3 * t) + 0.5 * np.sin(2 * np.pi * 11 * t + 1)
+    expected = signal.resample_poly(wave, 1, 4)
+    assert np.abs(features.decimate(wave[None], 4)[0] - expected)[20:-20].max() < 5e-3
+
+
+@pytest.mark.parametrize(("values", "factor"), [(np.zeros(5), 2), (np.zeros((2, 0)), 2), (np.zeros((2, 5)), 0)])
+def test_what_cannot_be_decimated(values: Array, factor: int) -> None:
+    with pytest.raises(DataError, match="series"):
+        features.decimate(values, factor)
 
 
 def test_a_constant_stays_what_it_is() -> None:
@@ -221,6 +273,11 @@ def test_clip_becomes_one_tall_image() -> None:
     assert np.allclose(got[:, 453:667], 102, atol=1e-3)
     with pytest.raises(DataError, match="uint8"):
         features.stack_frames(clip.astype(np.float32))
+
+
+def test_images_that_fit_are_not_resampled() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 1), np.uint8)
+    assert np.array_equal(features.stack([image] * 2, 24)[0, 24:], image[:, 4:28, 0])
 
 
 def test_series_on_a_grid() -> None:
