@@ -68,6 +68,7 @@ class Stream:
     def __init__(self) -> None:
         handle = ctypes.c_void_p()
         _call("cudaStreamCreate", ctypes.byref(handle))
+        self._destroy = _runtime().cudaStreamDestroy
         self.handle: int = handle.value or 0
 
     def wait(self) -> None:
@@ -76,7 +77,7 @@ class Stream:
 
     def close(self) -> None:
         """Gives it back."""
-        _call("cudaStreamDestroy", ctypes.c_void_p(self.handle))
+        self._destroy(ctypes.c_void_p(self.handle))
 
 
 class Buffer:
@@ -89,6 +90,7 @@ class Buffer:
     def __init__(self, size: int) -> None:
         address = ctypes.c_void_p()
         _call("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(size))
+        self._free = _runtime().cudaFree
         self.address: int = address.value or 0
         self.size = size
 
@@ -101,8 +103,8 @@ class Buffer:
         _copy(array.ctypes.data, self.address, array.nbytes, _TO_HOST, stream)
 
     def close(self) -> None:
-        """Frees it."""
-        _call("cudaFree", ctypes.c_void_p(self.address))
+        """Frees it; what CUDA says of that helps nobody."""
+        self._free(ctypes.c_void_p(self.address))
 
 
 def _copy(to: int, source: int, size: int, kind: int, stream: Stream) -> None:

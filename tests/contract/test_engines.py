@@ -18,6 +18,7 @@ from edge_sdk.learn.records import Needs
 from edge_sdk.models import build
 from export import sidecar
 from export.engines.torch_engine import TorchEngine
+from tests.helpers import virtual_tensorrt
 from tests.helpers.exports import exported
 from tests.helpers.specs import tri_spec
 
@@ -36,7 +37,13 @@ def torch_logits(tensors: ModelTensors) -> dict[str, Float32]:
 
 
 @pytest.fixture(params=registry.names("engines"))
-def kind(request: pytest.FixtureRequest) -> type[Engine]:
+def kind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> type[Engine]:  # fmt: skip
+    if request.param == "tensorrt":
+        if virtual_tensorrt.missing():
+            pytest.skip(virtual_tensorrt.missing())
+        virtual_tensorrt.VirtualTensorRt(tmp_path_factory.mktemp("machine"), monkeypatch)
     try:
         engine: type[Engine] = registry.load("engines", request.param)
     except PluginError as error:
@@ -169,6 +176,8 @@ def test_swapping_under_load_loses_no_prediction(engine: Engine) -> None:
 def test_a_gpu_that_is_not_there_is_an_error_or_a_degraded_state(kind: type[Engine]) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
+    if kind.takes_long(EngineOptions()):
+        pytest.skip("it runs on a GPU or not at all; what serves in its place is chosen by the device")
     with pytest.raises(EngineError, match=r"GPU|libcuda|onnxruntime"):
         kind.open(exported(SPEC, NEEDS), version(1), EngineOptions(provider="cuda"))
     engine = kind.open(exported(SPEC, NEEDS), version(1), EngineOptions(provider="cuda", fallback=True))

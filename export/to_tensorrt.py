@@ -1,0 +1,256 @@
+"""From a graph to a TensorRT engine: built in a process of its own, with progress and a time limit.
+
+Building tries many kernels on the board and takes minutes; it may also run out of memory. In a process of its own it
+disturbs nobody, can be stopped, and what kills it kills nothing else. The child is this module: it is handed a folder
+with `model.onnx` and `order.json`, says how far it is on stdout, one JSON object per line, and leaves `engine.plan`.
+
+Written against the documented API of TensorRT 8.6 to 10 (https://docs.nvidia.com/deeplearning/tensorrt/latest/
+inference-library/python-api-docs.html). It has not met a real TensorRT yet; the tests run it against a stand-in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edge_sdk.core.clock import monotonic_ns
+from edge_sdk.core.errors import EngineError
+from export import graphs, sidecar
+from export.engine_cache import PLAN, Profile
+
+MODEL, ORDER, LOG = "model.onnx", "order.json", "stderr"
+WORKSPACE_MB = 512  # scratch memory of a kernel; small boards share theirs with everything else
+_TAIL = 600  # characters of what TensorRT said that are repeated
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be built."""
+
+    profile: Profile
+    precision: str  # "fp32" | "fp16" | "int8" (a graph that is quantised already)
+    workspace_mb: int = WORKSPACE_MB
+
+
+def silent(text: str) -> None:
+    """For those who do not want to hear how far a build is."""
+
+
+def build_plan(model: bytes, order: Order, *, limit_s: float, progress: Progress = silent) -> bytes:
+    """Returns a built engine.
+
+    Args:
+        model: ONNX file with the weights inside.
+        order: shapes and precision.
+        limit_s: after which the build is stopped.
+        progress: is told how far it is.
+
+    Raises:
+        EngineError: an operator is not supported, memory or time ran out, or TensorRT is not there.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-sdk-build-") as name:
+        folder = Path(name)
+        (folder / MODEL).write_bytes(model)
+        (folder / ORDER).write_text(json.dumps(asdict(order)), encoding="utf-8")
+        with (folder / LOG).open("wb") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "export.to_tensorrt", str(folder)], stdout=subprocess.PIPE, stderr=log
+            )
+            try:
+                trouble = _follow(child, limit_s, progress)
+            finally:
+                child.kill()
+                code = child.wait()
+                if child.stdout is not None:
+                    child.stdout.close()
+        if trouble or not (folder / PLAN).is_file():
+            raise EngineError(f"TensorRT built no engine: {trouble or _death(code, folder)}")
+        return (folder / PLAN).read_bytes()
+
+
+def _follow(child: subprocess.Popen[bytes], limit_s: float, progress: Progress) -> str:
+    """Passes on what the child says until it ends; returns its trouble, "" if it told none."""
+    end_ns = monotonic_ns() + round(limit_s * 1e9)
+    trouble = ""
+    for line in _lines(child, end_ns):
+        if line is None:
+            return f"it took longer than {limit_s:g} s (inference.build_limit_s)"
+        said = json.loads(line)
+        trouble = said.get("error", trouble)
+        if "progress" in said:
+            progress(said["progress"])
+    child.wait()
+    return trouble
+
+
+def _lines(child: subprocess.Popen[bytes], end_ns: int) -> Iterator[bytes | None]:
+    """Yields lines until the child closes its output; None: the time is up."""
+    assert child.stdout is not None
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while True:
+            left_s = (end_ns - monotonic_ns()) / 1e9
+            if left_s <= 0 or not selector.select(left_s):
+                yield None
+                return
+            data = os.read(child.stdout.fileno(), 1 << 16)
+            if not data:
+                return
+            *whole, rest = (rest + data).split(b"\n")
+            yield from whole
+
+
+def _death(code: int, folder: Path) -> str:
+    """Returns what can be said of a child that ended without a word."""
+    said = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
+    if code == -signal.SIGKILL:
+        return f"its process was killed: the board is out of memory; add swap, or build on a bigger one. {said}"
+    return f"its process ended with {code}. {said}"
+
+
+def export_plan(
+    graph: Path, weights: Any, path: Path, order: Order, *, limit_s: float = 1800.0, progress: Progress = silent
+) -> None:
+    """Writes an engine for this board as a file.
+
+    Args:
+        graph: exported graph.
+        weights: initialiser → value, of the model version.
+        path: file to write.
+        order: shapes and precision.
+        limit_s: after which the build is stopped.
+        progress: is told how far it is.
+    """
+    data = sidecar.read_graph(graph, sidecar.read(graph))
+    sidecar.replace(path, build_plan(graphs.baked(data, weights), order, limit_s=limit_s, progress=progress))
+
+
+def main(folder: Path) -> int:
+    """Builds what the folder orders; the child's side."""
+    plain = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+    profile = {name: (tuple(a), tuple(b), tuple(c)) for name, (a, b, c) in plain["profile"].items()}
+    order = Order(profile, plain["precision"], plain["workspace_mb"])
+    try:
+        plan = _build((folder / MODEL).read_bytes(), order)
+    except ImportError as error:
+        _say(error=f"the Python package tensorrt is missing ({error}); JetPack has it as python3-libnvinfer")
+        return 1
+    except MemoryError as error:
+        _say(error=f"out of memory: {error}; add swap, or make max_batch smaller")
+        return 1
+    except EngineError as error:
+        _say(error=str(error))
+        return 1
+    (folder / PLAN).write_bytes(plan)
+    return 0
+
+
+def _say(**what: str) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def _build(model: bytes, order: Order) -> bytes:
+    import tensorrt as trt
+
+    ten = int(trt.__version__.split(".")[0]) >= 10
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0 if ten else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+    _say(progress="parsing")
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model):
+        raise EngineError(_refused(model, parser))
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace_mb << 20)
+    config.add_optimization_profile(_profile(builder, order.profile))
+    if order.precision == "fp32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa do not pass for float32
+    else:
+        config.set_flag(trt.BuilderFlag.FP16)
+    if order.precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    else:
+        config.set_flag(trt.BuilderFlag.REFIT)  # the weights of quantised graphs are not refitted: they are built anew
+    if ten:
+        config.progress_monitor = _monitor(trt)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        said = "; ".join(logger.errors)[-_TAIL:] or "without a reason"
+        raise EngineError(f"the build failed: {said}")
+    return bytes(plan)
+
+
+def _profile(builder: Any, profile: Profile) -> Any:
+    made = builder.create_optimization_profile()
+    for name, (least, usual, most) in profile.items():
+        made.set_shape(name, least, usual, most)
+    return made
+
+
+def _refused(model: bytes, parser: Any) -> str:
+    """Returns which operators TensorRT's parser does not take."""
+    nodes = onnx.ModelProto.FromString(model).graph.node
+    texts = []
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
+        node = error.node()
+        where = f"operator {nodes[node].op_type} ({nodes[node].name}): " if 0 <= node < len(nodes) else ""
+        texts.append(f"{where}{error.desc()}")
+    return "the graph is not supported: " + ("; ".join(texts) or "without a reason")
+
+
+def _logger(trt: Any) -> Any:
+    """Returns a logger that keeps errors, made here because its base class is TensorRT's."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(text)
+
+    return Logger()
+
+
+def _monitor(trt: Any) -> Any:
+    """Returns what TensorRT tells how far it is."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            _say(progress=f"{phase_name} {step + 1}/{self._steps.get(phase_name, 0)}")
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
+
+__all__ = ["WORKSPACE_MB", "Order", "Progress", "build_plan", "export_plan", "main", "silent"]
