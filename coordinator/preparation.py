@@ -14,6 +14,7 @@ from edge_sdk.core.spec import FederationSpec, MethodSpec, ModalitySpec, ModelSp
 
 TEST_SUBJECT_EVERY = 5  # without a split of its own, every fifth subject of a data set is test
 TEST_FRACTION = 0.2  # without subjects either
+FLAT = 1e-6  # a channel that deviates less is constant in training: dividing by it would blow up any other value
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def _modality(train: Dataset, name: str) -> ModalitySpec:
         shape=tuple(rows.shape[1:]),
         rate_hz=float(train.rate_hz.get(name, 0.0)),
         mean=tuple(float(f"{v:.6g}") for v in mean),
-        std=tuple(float(f"{max(v, 1e-6):.6g}") for v in std),
+        std=tuple(float(f"{v if v > FLAT else 1.0:.6g}") for v in std),
     )
 
 

@@ -55,7 +55,19 @@ def test_the_spec_carries_shapes_rates_and_standardisation() -> None:
     assert acc.rate_hz == 50.0
     assert np.allclose(acc.mean, 3.0, atol=0.3)
     assert np.allclose(acc.std, 2.0, atol=0.3)
-    assert min(spec.modality("f").std) > 0  # a constant channel must not divide by zero
+    assert spec.modality("f").std == (1.0,) * 5  # constant in training: what differs later must not be blown up
+
+
+def test_images_are_standardised_per_channel_over_all_pixels() -> None:
+    rng = np.random.default_rng(3)
+    means, deviations = np.array([10.0, 0.5, -2.0]), np.array([4.0, 0.1, 1.0])
+    images = rng.normal(means[:, None, None], deviations[:, None, None], (60, 3, 12, 10)).astype(np.float32)
+    images[::2, 0] += 6.0  # differences between images count as well as those between pixels
+    spec = spec_of(replace(people(60), x={"cam": images}, has={"cam": np.ones(60, bool)}), name="p", method="mba")
+    cam = spec.modality("cam")
+    assert cam.shape == (3, 12, 10)
+    assert np.allclose(cam.mean, (13.0, 0.5, -2.0), atol=0.2)
+    assert np.allclose(cam.std, (5.0, 0.1, 1.0), atol=0.1)
 
 
 def test_only_drops_rows_that_have_none_of_the_kept_modalities() -> None:
