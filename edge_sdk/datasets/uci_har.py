@@ -14,6 +14,7 @@ zip in which the site wraps it), the unpacked folder, a folder that holds either
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ from edge_sdk.datasets import variants
 from edge_sdk.datasets.archive import Folder, places, read_npz
 from edge_sdk.datasets.variants import VariantOptions
 
+log = logging.getLogger(__name__)
+
 WHERE = "https://archive.ics.uci.edu/dataset/240/human+activity+recognition+using+smartphones"
 EXCERPT = Path(__file__).parent / "data" / "uci_har_excerpt.npz"
 CLASSES = ("walking", "walking_upstairs", "walking_downstairs", "sitting", "standing", "laying")
@@ -36,6 +39,7 @@ SIGNALS = {
 }  # modality → start of the official file names
 MODALITIES = {"phone": ("acc", "gyro"), "body": ("acc", "gyro", "body")}
 RATE_HZ, LENGTH = 50.0, 128
+WINDOWS = {"train": 7352, "test": 2947}  # of the official set
 
 
 class Options(VariantOptions):
@@ -77,6 +81,8 @@ def _read_side(root: Folder, side: str, modalities: tuple[str, ...]) -> Dataset:
     subject = _integers(folder / f"subject_{side}.txt", high=10_000)
     if len(subject) != len(y):
         raise DataError(f"{folder}: y_{side}.txt has {len(y)} rows, subject_{side}.txt has {len(subject)}")
+    if len(y) != WINDOWS[side]:
+        log.warning("%s: %d windows; the official set has %d", folder, len(y), WINDOWS[side])
     x: dict[str, Float32] = {}
     for m in modalities:
         axes = [_signal(folder / "Inertial Signals" / f"{SIGNALS[m]}_{axis}_{side}.txt", len(y)) for axis in "xyz"]

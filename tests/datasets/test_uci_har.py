@@ -12,6 +12,7 @@ import pytest
 from edge_sdk.core.errors import DataError
 from edge_sdk.datasets import select, uci_har
 from edge_sdk.datasets.data import make_excerpt
+from tests.helpers.public_data import whole_copy
 
 SIDES = {"train": ([1, 2, 3, 4, 6], [1, 1, 3, 3, 30]), "test": ([5, 5, 1], [2, 2, 9])}  # activity, person
 
@@ -85,6 +86,24 @@ def test_reads_the_archive_inside_the_sites_archive(official: Path, tmp_path: Pa
         file.writestr("UCI HAR Dataset.names", "names")
         file.write(inner, inner.name)
     check(outer)
+
+
+def test_a_copy_of_another_size_is_taken_and_said(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    uci_har.load(official)
+    assert "train: 5 windows; the official set has 7352" in caplog.text
+    assert "test: 3 windows; the official set has 2947" in caplog.text
+
+
+def test_a_large_copy() -> None:
+    data = select("uci_har:body", whole_copy("uci_har"))
+    assert data.subject is not None
+    assert data.split is not None
+    train = data.split == "train"
+    assert len(np.unique(data.subject[train])) == 21
+    assert len(np.unique(data.subject[~train])) == 9
+    assert np.bincount(data.y[train]).min() > 0.1 * train.sum()  # all six activities
+    gravity = data.x["acc"] - data.x["body"]
+    np.testing.assert_allclose(np.linalg.norm(gravity.mean(axis=2), axis=1), 1.0, atol=0.15)  # g
 
 
 def test_body_is_a_third_modality(official: Path) -> None:
