@@ -24,6 +24,7 @@ from edge_sdk.runtime import graphs
 from edge_sdk.runtime.budget import Budget
 from edge_sdk.runtime.device import Device, last_will
 from edge_sdk.runtime.foreground import Foreground
+from edge_sdk.runtime.service import Service
 from edge_sdk.runtime.state import DeviceState
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ async def serve(config: DeviceConfig, options: Options) -> None:
     if config.training.enabled:
         train_on(config.training.threads)  # schedules and parity use torch in this process too
     state = DeviceState.open(config.device.state_dir, config.device.federation, config.device.id)
+    service = Service(clock)
     foreground = Foreground(limit_ms=5000.0 * speed)
     with ExitStack() as stack:
         events = stack.enter_context(JsonLines(options.events, clock)) if options.events else ignore
@@ -56,12 +58,12 @@ async def serve(config: DeviceConfig, options: Options) -> None:
             compute=compute,
             stream_clock=clock if speed == 1.0 else WallClock(speed),
             budget=Budget(config.training, clock=clock, foreground=foreground),
-            observer=both(events, foreground),
+            observer=both(both(events, foreground), service),
             state=state,
             spec=options.spec or _given(config, state, options),
         )
         try:
-            await until_signalled(device.run())
+            await until_signalled(service.around(device.run()))
         finally:
             await compute.aclose()
             state.close()

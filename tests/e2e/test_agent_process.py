@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,27 @@ def test_without_a_broker_it_senses_and_predicts_and_says_so_once(tmp_path: Path
         assert agent.end(signal.SIGINT) == 0
         warnings = [line for line in agent.log() if line["level"] in ("warning", "error")]
         assert ["cannot connect" in line["message"] for line in warnings] == [True]
+
+
+def test_systemd_hears_that_it_is_ready_alive_and_stopping(
+    tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, dead_port() as port:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "500000")
+        monkeypatch.delenv("WATCHDOG_PID", raising=False)
+        with running(configuration(tmp_path, graph, broker=f"port = {port}")) as agent:
+            heard = [systemd.recv(4096).decode() for _ in range(4)]
+            assert heard.count("READY=1") == 1
+            assert heard.count("WATCHDOG=1") >= 2
+            assert agent.end(signal.SIGTERM) == 0
+        systemd.settimeout(0.0)
+        with suppress(BlockingIOError):
+            while True:
+                heard.append(systemd.recv(4096).decode())
+        assert heard[-1] == "STOPPING=1"
 
 
 def test_a_second_start_on_one_state_directory_is_refused_by_name(tmp_path: Path, graph: Path) -> None:
