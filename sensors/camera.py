@@ -93,7 +93,11 @@ class CameraDriver(Driver):
         age_ns = round((monotonic_ns() - frame.t_ns) * self.speed)
         self._last_ns = max(self.now_ns() - age_ns, self._last_ns + 1)
         chunk = Chunk(
-            stream=self.stream, seq=self._seq, t_ns=self._last_ns, data=frame.data[None], t_err_ns=frame.err_ns
+            stream=self.stream,
+            seq=self._seq,
+            t_ns=self._last_ns,
+            data=frame.data[None],
+            t_err_ns=round(frame.err_ns * self.speed),
         )
         self._seq += 1
         return chunk

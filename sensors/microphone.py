@@ -8,12 +8,15 @@ wall clock out, and notices when more time has passed than samples came.
 
 from __future__ import annotations
 
+import atexit
+import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -27,16 +30,21 @@ from edge_sdk.core.records import Array, Chunk
 from edge_sdk.core.spec import Model
 from edge_sdk.features import Resampler
 
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 2.0  # how long close() waits for PortAudio, which may hang for ever when PulseAudio dies under a stream
 QUEUE_S = 10.0  # audio between PortAudio's thread and read(); more is lost and counted
 _JUMP_S = 0.25  # the two clocks come apart by more within one block: one of them jumped
 _SLACK_S = 0.25  # time that may pass without samples before they count as lost
 _SETTLE_S = 0.1  # an age further from the line than this is no jitter
+_INVALID_RATE = -9997  # PortAudio's paInvalidSampleRate
 _KEEP = 400  # blocks in the regression
 _MIN_SPAN_S = 5.0  # below this a rate cannot be told from jitter
 
 # PortAudio lists the devices of a process once. It may list them anew only while none of its streams is open.
 _LIST = threading.Lock()
-_OPEN: set[int] = set()  # drivers whose stream is open
+_OPEN: set[int] = set()  # numbers of the streams that are open
+_NUMBERS = count(1)
 
 
 class Options(Model):
@@ -150,6 +158,7 @@ class MicrophoneDriver(Driver):
         self._blocks: queue.Queue[Block] = queue.Queue(maxsize=max(1, round(QUEUE_S / o.block_s)))
         self._input: Any = None
         self._native_hz = 0
+        self._number = 0  # of the stream
         self._reopened = False  # open() was called before
         self._heard_ns = 0  # when the newest block came, host monotonic
         self._seq = 0
@@ -167,7 +176,8 @@ class MicrophoneDriver(Driver):
             if self._reopened and not _OPEN:  # a microphone that was unplugged is not where it was
                 sd._terminate()
                 sd._initialize()
-            _OPEN.add(id(self))
+            self._number = next(_NUMBERS)
+            _OPEN.add(self._number)
         self._reopened = True
         index, native_hz = self._device()
         self._native_hz = o.native_hz or native_hz
@@ -179,10 +189,7 @@ class MicrophoneDriver(Driver):
             )  # fmt: skip
             self._input.start()
         except sd.PortAudioError as error:
-            raise SensorUnavailable(
-                f"microphone {o.device or '(default)'} at {self._native_hz} Hz: {error}; "
-                f"another rate: sensors.{self.stream}.options.native_hz; is another program recording from it?"
-            ) from error
+            raise SensorUnavailable(self._explain(error, native_hz)) from error
 
     def read(self, timeout_s: float) -> Chunk | None:
         try:
@@ -214,7 +221,7 @@ class MicrophoneDriver(Driver):
             t_ns=max(t_ns, self._next_ns),  # a line fitted anew may step back by some microseconds
             data=data[:, None],
             period_ns=period_ns,
-            t_err_ns=self._timeline.err_ns,
+            t_err_ns=round(self._timeline.err_ns * self.speed),
             gap_before=self._gap,
         )
         self._next_ns = chunk.t_ns + (len(data) - 1) * period_ns + 1
@@ -224,11 +231,31 @@ class MicrophoneDriver(Driver):
         return chunk
 
     def close(self) -> None:
-        if self._input is not None:
-            self._input.close()
-            self._input = None
-        with _LIST:
-            _OPEN.discard(id(self))
+        stream, self._input = self._input, None
+        number, self._number = self._number, 0
+        sd = self._sounddevice
+        if stream is None:
+            with _LIST:
+                _OPEN.discard(number)
+            return
+
+        def end() -> None:
+            with suppress(sd.PortAudioError):  # a device that is gone does not object
+                stream.close()
+            with _LIST:
+                _OPEN.discard(number)
+
+        closing = threading.Thread(target=end, name=f"edge-close-{self.stream}", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
+        if closing.is_alive():
+            atexit.unregister(sd._exit_handler)  # it would wait for the same stream, and the program never end
+            logger.warning("sensor %s: PortAudio does not let go of a device that went away; left behind", self.stream)
+
+    @property
+    def jumps(self) -> int:
+        """Jumps of PortAudio's clock against the monotonic one since open(), which were taken out."""
+        return self._timeline.jumps
 
     @staticmethod
     def detect() -> list[Found]:
@@ -269,6 +296,16 @@ class MicrophoneDriver(Driver):
         block = Block(data[:, 0].copy(), time.inputBufferAdcTime, time.currentTime, monotonic_ns())
         with suppress(queue.Full):  # the timeline sees the hole and counts it
             self._blocks.put_nowait(block)
+
+    def _explain(self, error: Any, native_hz: int) -> str:
+        """Returns why PortAudio did not open the device, and what to do."""
+        name = f"microphone {self._options.device or '(default)'}"
+        key = f"sensors.{self.stream}.options.native_hz"
+        if _INVALID_RATE in error.args and self._native_hz != native_hz:
+            return f"{name}: cannot do {self._native_hz} Hz; its own rate is {native_hz} Hz: leave {key} out"
+        if _INVALID_RATE in error.args:
+            return f"{name}: says {native_hz} Hz is its own rate, but cannot do it; set {key} to 48000, 44100 or 16000"
+        return f"{name} at {self._native_hz} Hz: {error}; is another program recording from it, or was it unplugged?"
 
     def _device(self) -> tuple[int | None, int]:
         """Returns the number of the named device now (None: default), and its own rate."""

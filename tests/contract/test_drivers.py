@@ -22,6 +22,7 @@ from tests.helpers.iio_tree import iio_tree
 from tests.helpers.streams import chunk
 from tests.helpers.virtual_camera import MjpegCamera
 from tests.helpers.virtual_imu import Emulator
+from tests.helpers.virtual_microphone import MARK
 
 NAMES = registry.names("sensors")
 SPEED = 1000.0
@@ -53,6 +54,12 @@ def _camera(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return {"source": stack.enter_context(MjpegCamera()).url}
 
 
+def _microphone(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    if MARK not in os.environ:
+        pytest.skip("runs under the PulseAudio of tests/sensors/test_microphone.py")
+    return {"device": "pulse"}
+
+
 def _text(folder: Path, stack: ExitStack) -> dict[str, Any]:
     (folder / "lines.txt").write_text("\n".join(f"line {i}" for i in range(100)) + "\n", encoding="utf-8")
     return {"path": str(folder / "lines.txt")}
@@ -64,6 +71,7 @@ OPTIONS: dict[str, Callable[[Path, ExitStack], dict[str, Any]]] = {
     "imu_i2c": _imu_i2c,
     "imu_iio": _imu_iio,
     "imu_serial": _imu_serial,
+    "microphone": _microphone,
     "replay": _replay,
     "synthetic": lambda folder, stack: {},
     "text": _text,

@@ -3,12 +3,15 @@
 Everything lives in one folder: socket, home, .asoundrc. PortAudio looks for devices when it is imported, so whoever
 listens does it in a process of its own, started with `Sound.env`:
 
-    python -m tests.helpers.virtual_microphone DEVICE SECONDS     records through the driver and writes .npz to stdout
+    python -m tests.helpers.virtual_microphone DEVICE SECONDS OPTIONS
+
+records through the driver and writes .npz to stdout.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +27,7 @@ import numpy as np
 
 RATE = 16_000
 SINK = "virtual"
+MARK = "EDGE_TEST_SOUND"  # set in processes that run under a Sound
 NEEDS = ("pulseaudio", "pactl", "paplay")  # apt install pulseaudio pulseaudio-utils libasound2-plugins
 LATENCY_MS = 250  # shorter blocks lose samples on a busy machine, without a flag
 ROOT = Path(__file__).parents[2]
@@ -58,19 +62,26 @@ class Sound:
             "PYTHONPATH": str(ROOT),
         }
         (folder / ".asoundrc").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
+        self._socket = socket
         self._modules = [
             f"module-native-protocol-unix socket={socket} auth-anonymous=1",
             f"module-null-sink sink_name={SINK} rate={RATE} channels=1 format=s16le",
         ]
 
     def __enter__(self) -> Sound:
+        self.plug()
+        return self
+
+    def plug(self) -> None:
+        """Starts the server (again)."""
+        self._socket.unlink(missing_ok=True)
         loads = [part for module in self._modules for part in ("-L", module)]
         command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--log-level=error", *loads]
         self._server = subprocess.Popen(command, env=self.env, stderr=subprocess.DEVNULL)
         for _ in range(100):
             chosen = ["pactl", "set-default-source", f"{SINK}.monitor"]
             if subprocess.run(chosen, env=self.env, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                return self
+                return
             time.sleep(0.05)
         self._server.kill()
         self._server.wait()
@@ -79,8 +90,23 @@ class Sound:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.unplug()
+
+    def unplug(self) -> None:
+        """Ends the server: the microphone is gone."""
         self._server.terminate()
         self._server.wait(10)
+
+    def start(self, code: str) -> subprocess.Popen[str]:
+        """Runs Python in a process whose PortAudio knows this server."""
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=self.env,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def play(self, samples: Any) -> None:
         """Plays int16 (n,) at RATE and returns when it is over."""
@@ -92,9 +118,9 @@ class Sound:
             file.writeframes(samples.astype("<i2").tobytes())
         subprocess.run(["paplay", "--latency-msec=60", f"--device={SINK}", str(path)], env=self.env, check=True)
 
-    def record(self, device: str, seconds: float, samples: Any) -> Any:
+    def record(self, device: str, seconds: float, samples: Any, **options: Any) -> Any:
         """Plays the samples while another process records; returns what it recorded, as in `_record`."""
-        command = [sys.executable, "-m", "tests.helpers.virtual_microphone", device, str(seconds)]
+        command = [sys.executable, "-m", "tests.helpers.virtual_microphone", device, str(seconds), json.dumps(options)]
         listener = subprocess.Popen(command, env=self.env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert listener.stderr is not None
         said = b""
@@ -111,11 +137,11 @@ class Sound:
         return np.load(io.BytesIO(out))
 
 
-def _record(device: str, seconds: float) -> dict[str, Any]:
+def _record(device: str, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
     """Returns samples (n,), and of each chunk the start, length, period and error, ns."""
     from sensors.microphone import MicrophoneDriver
 
-    driver = MicrophoneDriver("audio", {"device": device, "block_s": LATENCY_MS / 1e3})
+    driver = MicrophoneDriver("audio", {"device": device, "block_s": LATENCY_MS / 1e3, **options})
     for _ in range(2):  # the second opening lists the devices anew, as after a microphone was plugged in again
         driver.open()
     chunks: list[Any] = []
@@ -136,7 +162,7 @@ def _record(device: str, seconds: float) -> dict[str, Any]:
 def main() -> None:
     """Records as the arguments say."""
     buffer = io.BytesIO()
-    np.savez(buffer, **_record(sys.argv[1], float(sys.argv[2])))
+    np.savez(buffer, **_record(sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])))
     sys.stdout.buffer.write(buffer.getvalue())
 
 

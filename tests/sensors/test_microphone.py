@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,13 +11,38 @@ import numpy as np
 import pytest
 
 from edge_sdk.core.clock import NS
-from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.errors import ConfigError, SensorTimeout
 from edge_sdk.core.records import Array, Chunk
 from sensors import microphone
 from sensors.microphone import AdcTimeline, Block, MicrophoneDriver
-from tests.helpers.virtual_microphone import Sound, missing
+from tests.helpers.virtual_microphone import MARK, ROOT, Sound, missing
 
 RATE = 48_000
+REPLUG = """
+from sensors.microphone import MicrophoneDriver
+from edge_sdk.core.errors import SensorError
+
+driver = MicrophoneDriver("audio", {"device": "pulse", "silent_s": 3.0})
+
+def first():
+    for _ in range(50):
+        if (chunk := driver.read(0.2)) is not None:
+            return chunk
+
+driver.open()
+first()
+print("hears", flush=True)
+try:
+    while True:
+        driver.read(0.2)
+except SensorError as error:
+    print(type(error).__name__, error, flush=True)
+driver.close()
+input()
+driver.open()
+print("seq", first().seq, flush=True)
+driver.close()
+"""
 N = 960  # samples per block
 LATENCY_S = 0.030
 
@@ -165,6 +192,21 @@ def test_a_hole_is_a_gap_in_the_stream(driver: MicrophoneDriver) -> None:
     assert chunks[gaps[0]].t_ns == pytest.approx((5 + 2 + 1) * NS, abs=300_000)
 
 
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_an_hour_that_the_wall_clock_jumps_moves_no_chunk(driver: MicrophoneDriver, jump_s: float) -> None:
+    chunks = converted(driver, blocks(200, wall=lambda i: 1e9 + (jump_s if i >= 100 else 0)))
+    assert driver.jumps == 1
+    assert not any(c.gap_before for c in chunks)
+    starts = [c.t_ns - round(sum(len(b.data) for b in chunks[:i]) / 16_000 * NS) for i, c in enumerate(chunks)]
+    assert max(starts) - min(starts) < 300_000
+
+
+def test_a_microphone_that_opens_and_never_delivers(driver: MicrophoneDriver) -> None:
+    converted(driver, [])
+    with pytest.raises(SensorTimeout, match=r"microphone \(default\): open, but no samples for 5 s; is it muted"):
+        driver.read(0.0)
+
+
 def test_options(driver: MicrophoneDriver) -> None:
     with pytest.raises(ConfigError, match="rate_hz"):
         MicrophoneDriver("audio", {"rate_hz": 5})
@@ -196,3 +238,31 @@ def test_noise_arrives_through_portaudio(sound: Sound) -> None:
 def test_an_unknown_name_lists_what_is_there(sound: Sound) -> None:
     with pytest.raises(RuntimeError, match=r"no microphone called 'no such thing'.*connected: .*pulse"):
         sound.record("no such thing", 1.0, np.zeros(10, np.int16))
+
+
+def test_a_rate_that_it_cannot_do_names_the_one_that_it_can(sound: Sound) -> None:
+    with pytest.raises(RuntimeError, match=r"microphone pulse: cannot do 500000 Hz; its own rate is \d+ Hz: leave"):
+        sound.record("pulse", 1.0, np.zeros(10, np.int16), native_hz=500_000)
+
+
+def test_unplugged_and_plugged_in_again(sound: Sound) -> None:
+    """The server goes away under an open stream, and comes back: the driver says so, and opens it again."""
+    with sound.start(REPLUG) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "hears\n"
+        sound.unplug()
+        said = child.stdout.readline()
+        sound.plug()
+        rest, _ = child.communicate("plugged in\n", timeout=30)
+    assert said.startswith(("SensorTimeout microphone pulse: open, but no samples", "SensorUnavailable microphone"))
+    assert rest == "seq 0\n"
+
+
+def test_the_contract_of_drivers_holds_on_portaudio(sound: Sound) -> None:
+    suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_drivers.py", "-k", "microphone"]
+    env = {**sound.env, MARK: "1"}
+    done = subprocess.run([sys.executable, *suite], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
+    assert " passed" in done.stdout
