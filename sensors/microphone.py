@@ -40,6 +40,7 @@ _SETTLE_S = 0.1  # an age further from the line than this is no jitter
 _INVALID_RATE = -9997  # PortAudio's paInvalidSampleRate
 _KEEP = 400  # blocks in the regression
 _MIN_SPAN_S = 5.0  # below this a rate cannot be told from jitter
+_YOUNG_ERR_NS = 20_000_000  # PulseAudio's ages wander by so much
 
 # PortAudio lists the devices of a process once. It may list them anew only while none of its streams is open.
 _LIST = threading.Lock()
@@ -76,15 +77,17 @@ class AdcTimeline:
 
     Args:
         rate_hz: nominal rate.
+        since_ns: when the stream was opened, host monotonic; no sample is older.
     """
 
-    def __init__(self, rate_hz: float) -> None:
+    def __init__(self, rate_hz: float, since_ns: int = -(2**62)) -> None:
         self.samples = 0  # pushed since the last restart
         self.jumps = 0  # of the stream's clock against the monotonic clock
         self.lost_s = 0.0  # audio that never came, s
         self._nominal_ns = NS / rate_hz
+        self._since_ns = since_ns
         self._points: deque[tuple[int, int, int]] = deque(maxlen=_KEEP)  # (sample number, host time ns, lateness ns)
-        self._age_ns = 0.0  # typical age of a block's first sample at its callback
+        self._delay_ns: float | None = None  # typical age of a block's last sample at its callback
         self._offset_ns: int | None = None  # stream clock − monotonic clock, last seen
         self._line: tuple[float, int, float] = (0.0, 0, self._nominal_ns)  # sample, its time ns, period ns
 
@@ -94,8 +97,9 @@ class AdcTimeline:
         if self._offset_ns is not None and abs(offset_ns - self._offset_ns) > _JUMP_S * NS:
             self.jumps += 1
         self._offset_ns = offset_ns
-        at_ns = block.t_ns - round(self._age(block))
-        late_ns = block.t_ns - round(self.samples * self._nominal_ns)  # callback against the count of samples
+        at_ns = max(block.t_ns - round(self._age(block)), self._since_ns)
+        count = self.samples + len(block.data)
+        late_ns = block.t_ns - round(count * self._nominal_ns)  # callback against the count of samples
         off_ns = at_ns - self.time_ns(self.samples) if self._points else 0
         # A callback that is late but brings old samples lost nothing; samples that seem young but came on time neither:
         # PulseAudio takes a second to find its own latency.
@@ -107,7 +111,7 @@ class AdcTimeline:
             self._points.clear()
         self._points.append((self.samples, at_ns, late_ns))
         self._fit()
-        self.samples += len(block.data)
+        self.samples = count
         return anew
 
     def time_ns(self, sample: float) -> int:
@@ -122,19 +126,22 @@ class AdcTimeline:
 
     @property
     def err_ns(self) -> int:
-        """How far the line may be off: the spread of the points around it, ns."""
+        """How far the line may be off, ns: the spread of the points around it, and where it is short, of their ages."""
+        if not self._points:
+            return round(_SLACK_S * NS)
         off = [t - self.time_ns(n) for n, t, _ in self._points]
-        return round(float(np.std(off))) + 100_000 if off else round(_SLACK_S * NS)
+        young = (self.samples - self._points[0][0]) * self._nominal_ns < _MIN_SPAN_S * NS
+        return round(float(np.std(off))) + (_YOUNG_ERR_NS if young else 100_000)
 
     def _age(self, block: Block) -> float:
-        age_ns = (block.stream_s - block.adc_s) * NS
+        """Returns the age of a block's first sample at the callback, ns: no less than the block is long."""
         duration_ns = len(block.data) * self._nominal_ns
-        if not 0 <= age_ns <= duration_ns + _JUMP_S * 4 * NS:  # 0: a host API without ADC times
-            return self._age_ns or duration_ns
-        if age_ns == 0:
-            age_ns = duration_ns
-        self._age_ns = age_ns if not self._age_ns else 0.95 * self._age_ns + 0.05 * age_ns
-        return age_ns
+        delay_ns = (block.stream_s - block.adc_s) * NS - duration_ns
+        if not -duration_ns <= delay_ns <= _JUMP_S * 4 * NS:
+            return duration_ns + (self._delay_ns or 0.0)
+        delay_ns = max(0.0, delay_ns)  # PulseAudio's are shorter, and a host API without ADC times says 0
+        self._delay_ns = delay_ns if self._delay_ns is None else 0.95 * self._delay_ns + 0.05 * delay_ns
+        return duration_ns + delay_ns
 
     def _fit(self) -> None:
         numbers = np.array([n for n, *_ in self._points], np.float64)
@@ -159,6 +166,7 @@ class MicrophoneDriver(Driver):
         self._input: Any = None
         self._native_hz = 0
         self._number = 0  # of the stream
+        self._next: Block | None = None  # of the burst that comes next
         self._reopened = False  # open() was called before
         self._heard_ns = 0  # when the newest block came, host monotonic
         self._seq = 0
@@ -193,7 +201,7 @@ class MicrophoneDriver(Driver):
 
     def read(self, timeout_s: float) -> Chunk | None:
         try:
-            block = self._blocks.get(timeout=timeout_s)
+            block = self._burst(timeout_s)
         except queue.Empty:
             if monotonic_ns() - self._heard_ns > self._options.silent_s * NS:
                 raise SensorTimeout(
@@ -203,6 +211,22 @@ class MicrophoneDriver(Driver):
             return None
         self._heard_ns = block.t_ns
         return self.convert(block)
+
+    def _burst(self, timeout_s: float) -> Block:
+        """Returns the blocks that came together as one: PulseAudio brings many at once, with the age of the last."""
+        block = self._next or self._blocks.get(timeout=timeout_s)
+        self._next, parts = None, [block.data]
+        apart_s = len(block.data) / self._native_hz / 2
+        with suppress(queue.Empty):
+            while True:
+                more = self._blocks.get(timeout=apart_s)
+                if more.t_ns - block.t_ns > apart_s * NS:
+                    self._next = more
+                    break
+                block = more
+                parts.append(block.data)
+        early_s = sum(map(len, parts[:-1])) / self._native_hz
+        return Block(np.concatenate(parts), block.adc_s - early_s, block.stream_s, block.t_ns)
 
     def convert(self, block: Block) -> Chunk | None:
         """Returns the resampled chunk of a block; None: the resampler waits for more."""
@@ -278,7 +302,8 @@ class MicrophoneDriver(Driver):
         self._heard_ns = now_ns
         self._seq = 0
         self._next_ns = -(2**62)
-        self._timeline = AdcTimeline(self._native_hz or self._options.rate_hz)
+        self._timeline = AdcTimeline(self._native_hz or self._options.rate_hz, now_ns)
+        self._next = None
         while not self._blocks.empty():
             self._blocks.get_nowait()
         self._restart(0)
