@@ -86,6 +86,7 @@ class RoundData:
     y: Int64  # (n,) class numbers; −1: not labelled yet
     x: Mapping[str, Float32]  # modality → (n, *shape); rows without the modality hold zeros
     has: Mapping[str, NDArray[np.bool_]]  # modality → (n,) is the row real?
+    quality: Mapping[str, Float32] = field(default_factory=lambda: _EMPTY)  # modality → (n,) in [0, 1]; no key: all 1
 
 
 @dataclass(frozen=True, slots=True)
