@@ -39,6 +39,19 @@ def sketch(trained: ModelTensors, start: ModelTensors, modules: Sequence[str]) -
     return vector
 
 
+def encoders(trained: ModelTensors, start: ModelTensors, modalities: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Returns the change of every encoder that was trained, by modality; they add up to that of all of them together.
+
+    Args:
+        trained: values after training.
+        start: values before, of the whole model.
+        modalities: to look at.
+    """
+    names = [name for name in sorted(start) if name.startswith("encoder.")]
+    moved = {m: f"encoder.{m}" for m in modalities if f"encoder.{m}" in trained}
+    return {m: sketch({name: trained[name]}, start, names) for m, name in moved.items()}
+
+
 def _add(vector: NDArray[np.float64], start: Float32, trained: Float32, *, first: int, whole: bool) -> None:
     if whole:
         vector[first : first + start.size] += start.astype(np.float64) - trained
@@ -51,4 +64,4 @@ def _add(vector: NDArray[np.float64], start: Float32, trained: Float32, *, first
         vector += np.bincount((bits % np.uint64(SIZE)).astype(np.int64), change, SIZE)
 
 
-__all__ = ["SIZE", "sketch"]
+__all__ = ["SIZE", "encoders", "sketch"]

@@ -50,10 +50,15 @@ def ratios(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return ratio
 
 
-def stimulation(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns coef_m = clip(mean of the other scores / s_m − 1, 0, 1), (M,) -> (M,): what the slower modalities get."""
+def stimulation(values: NDArray[np.float64], *, constant: bool = False) -> NDArray[np.float64]:
+    """Returns coef_m = clip(mean of the other scores / s_m − 1, 0, 1), (M,) -> (M,): what the slower modalities get.
+
+    Args:
+        values: scores s_m.
+        constant: 1 in the place of every coefficient that is not 0.
+    """
     coefficients: NDArray[np.float64] = np.clip(1.0 / ratios(values) - 1.0, 0.0, 1.0)
-    return coefficients
+    return np.sign(coefficients) if constant else coefficients
 
 
 __all__ = ["FLOOR", "UnimodalFusion", "present", "ratios", "stimulation", "true_class_score", "unimodal_logits"]

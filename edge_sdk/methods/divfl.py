@@ -16,7 +16,7 @@ A device that comes later answers when it comes. One that never answers is chose
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +39,16 @@ class Config(Model):
     greedy: bool = False  # each step over everybody left, instead of over a random subset
 
 
+C = TypeVar("C", bound=Config)
+
+
 def change(trained: ModelTensors, start: ModelTensors, *, num_steps: int, per_step: bool) -> NDArray[np.float64]:
     """Returns g = (start − trained) over all modules, divided by the number of steps if asked; (deltas.SIZE,)."""
     whole = deltas.sketch(trained, start, sorted(start))
     return whole / max(1, num_steps) if per_step else whole
 
 
-class Client(ClientRule[Config]):
+class Client(ClientRule[C]):
     """Plain fused training, and the change of one epoch of it on request."""
 
     def answer(self, ctx: ClientContext) -> dict[str, Array]:
@@ -55,7 +58,7 @@ class Client(ClientRule[Config]):
         return {"delta": found.astype(np.float32)}
 
 
-class Server(SyncServerRule[Config]):
+class Server(SyncServerRule[C]):
     """Facility location on the changes of all devices.
 
     State: "delta/<device>" (deltas.SIZE,) as last heard; "rounds" (1,) rounds done.

@@ -61,9 +61,7 @@ class Client(ClientRule[Config]):
         logits = prototype_tables.batch_logits(ctx.scratch["tables"], out.features, batch, ctx.spec.modality_names)
         if len(logits) > 1:
             values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
-            coefficients = scores.stimulation(values)
-            if self.config.coefficient == "constant":
-                coefficients = np.sign(coefficients)
+            coefficients = scores.stimulation(values, constant=self.config.coefficient == "constant")
             yield from prototype_tables.terms(logits, self.config.strength * coefficients)
 
     def end_epoch(self, ctx: ClientContext) -> None:
