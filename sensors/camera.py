@@ -1,17 +1,16 @@
-"""Cameras through OpenCV: V4L2 devices, RTSP and HTTP (MJPEG) streams.
+"""Cameras: V4L2 devices, RTSP and HTTP (MJPEG) streams through OpenCV, CSI sensors through GStreamer.
 
-OpenCV and the kernel queue frames that nobody reads: a consumer three times too slow is seconds behind after a minute.
-So a thread of the driver reads all the time and keeps the newest frame only; what `read` returns is at most two frame
-periods old, or it is not returned. The thread owns the capture: it is the one that releases it, even when a read that
-hangs comes back long after close().
+Libraries and the kernel queue frames that nobody reads: a consumer three times too slow is seconds behind after a
+minute. So a thread of the driver reads all the time and keeps the newest frame only; what `read` returns is at most two
+frame periods old, or it is not returned. The thread owns the capture: it is the one that releases it, even when a read
+that hangs comes back long after close().
 
-A V4L2 frame's time is the driver's (CLOCK_MONOTONIC); a network frame's is its arrival.
+A V4L2 frame's time is the driver's (CLOCK_MONOTONIC), a CSI frame's is its time stamp in the pipeline where PyGObject
+can be imported; a network frame's is its arrival.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -20,40 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from edge_sdk.core.clock import NS, monotonic_ns
 from edge_sdk.core.config import parse
-from edge_sdk.core.errors import PluginError, SensorTimeout, SensorUnavailable
+from edge_sdk.core.errors import SensorTimeout
 from edge_sdk.core.interfaces import Driver, Found
 from edge_sdk.core.records import Array, Chunk
-from edge_sdk.core.spec import Model
 from edge_sdk.features import side_crop, uniform_indices
+from sensors import gstreamer
+from sensors.capture import Capture, Image, OpenCvCapture, Options, import_cv2
 
-CLOSE_S = 1.0  # how long close() waits for a read under way
-DRIVER_ERR_NS = 1_000_000  # a time stamp that the kernel gave
-_PLAUSIBLE_NS = 2 * NS  # a driver's time stamp further from now is on another clock
 _SMOOTHING = 0.1  # weight of the newest interval in the measured frame period
-
-
-class Options(Model):
-    """Keys of `[sensors.<modality>.options]`."""
-
-    source: str = Field(min_length=1)  # /dev/v4l/by-id/… (or /dev/videoN), rtsp://…, http://…
-    width: int = Field(default=640, ge=1)  # asked of the device, pixels
-    height: int = Field(default=480, ge=1)
-    fps: float = Field(default=30.0, gt=0)  # asked of the device
-    fourcc: str = Field(default="MJPG", pattern="^[A-Z0-9 ]{4}$")  # raw pixels do not fit through USB 2 at 30 fps
-    size: int = Field(default=224, ge=0)  # sides cropped, resized to size × size; 0: frames as they come
-    stack: int = Field(default=1, ge=1)  # uniform frames of the last clip_s seconds, one above the other
-    clip_s: float = Field(default=2.56, gt=0)
-    silent_s: float = Field(default=5.0, gt=0)  # open, but no frame for so long: opened again
-    open_s: float = Field(default=10.0, gt=0)  # network streams: longest time to connect
-
-    @property
-    def is_url(self) -> bool:
-        """True for a network stream."""
-        return "://" in self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +45,9 @@ class CameraDriver(Driver):
     def __init__(self, stream: str, options: Mapping[str, Any]) -> None:
         super().__init__(stream, options)
         self._options = parse(options, Options, f"sensors.{stream}.options")
-        self._cv2 = _import_cv2(stream)
+        self._cv2 = import_cv2(stream)
+        if self._options.is_gstreamer:
+            gstreamer.check(stream)
         self._reader: _Reader | None = None
         self._seq = 0
         self._last_ns = -(2**62)
@@ -116,33 +94,10 @@ class CameraDriver(Driver):
         """Frames since open() that a newer one replaced before they were read."""
         return 0 if self._reader is None else self._reader.superseded
 
-    def _capture(self) -> Any:
-        o, cv2 = self._options, self._cv2
-        if o.is_url:
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(o.open_s * 1e3)]
-            # Silence is for read() to notice; this only brings back a thread that hangs.
-            limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(o.silent_s * 1e3) + 500]
-            capture = cv2.VideoCapture(o.source, cv2.CAP_FFMPEG, limits)
-            trouble = f"no video within {o.open_s:g} s; check the address, user and password, and that the camera is on"
-        else:
-            _check_device(Path(o.source), self.stream)
-            capture = cv2.VideoCapture(o.source, cv2.CAP_V4L2)
-            trouble = f"cannot be opened as a camera; who uses it says: fuser -v {o.source}"
-        if not capture.isOpened():
-            capture.release()
-            raise SensorUnavailable(f"{o.source}: {trouble}")
-        if not o.is_url:
-            _configure(cv2, capture, o)
-        return capture
-
-
-def _configure(cv2: Any, capture: Any, o: Options) -> None:
-    """The pixel format goes first: the sizes and rates that a camera takes depend on it."""
-    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*o.fourcc))
-    capture.set(cv2.CAP_PROP_FRAME_WIDTH, o.width)
-    capture.set(cv2.CAP_PROP_FRAME_HEIGHT, o.height)
-    capture.set(cv2.CAP_PROP_FPS, o.fps)
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 2)
+    def _capture(self) -> Capture:
+        if self._options.is_gstreamer:
+            return gstreamer.opened(self._options)
+        return OpenCvCapture(self._cv2, self._options, self.stream)
 
 
 class _Reader:
@@ -150,17 +105,16 @@ class _Reader:
 
     Args:
         cv2: the library.
-        capture: an open cv2.VideoCapture; the thread releases it.
+        capture: open; the thread releases it.
         options: of the driver.
     """
 
-    def __init__(self, cv2: Any, capture: Any, options: Options) -> None:
+    def __init__(self, cv2: Any, capture: Capture, options: Options) -> None:
         self.superseded = 0
         self.thread = threading.Thread(target=self._run, name=f"edge-camera-{options.source}", daemon=True)
         self._cv2 = cv2
         self._capture = capture
         self._options = options
-        self._v4l2 = not options.is_url
         self._changed = threading.Condition()
         self._stopping = False
         self._newest: _Frame | None = None
@@ -188,7 +142,7 @@ class _Reader:
         """Ends the thread; one that hangs inside the library is left behind and releases the camera later."""
         with self._changed:
             self._stopping = True
-        self.thread.join(CLOSE_S)
+        self.thread.join(self._capture.close_s)
 
     def _forget_stale(self) -> None:
         if self._newest is not None and monotonic_ns() - self._newest.t_ns > 2 * self._period_ns:
@@ -198,10 +152,9 @@ class _Reader:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                ok, image = self._capture.read()
-                if not ok:
-                    raise SensorUnavailable(f"{self._options.source}: stopped delivering; unplugged, or switched off?")
-                self._put(image)
+                image = self._capture.read()
+                if image is not None:
+                    self._put(image)
         except Exception as error:  # noqa: BLE001 - handed to read(), which raises it where the pump catches it
             with self._changed:
                 self._failure = error
@@ -209,10 +162,10 @@ class _Reader:
         finally:
             self._capture.release()
 
-    def _put(self, image: Array) -> None:
+    def _put(self, image: Image) -> None:
         now_ns = monotonic_ns()
-        t_ns, err_ns = self._time(now_ns)
-        data = self._stacked(t_ns, self._prepared(image))
+        t_ns, err_ns = (now_ns, round(self._period_ns)) if image.t_ns is None else (image.t_ns, image.err_ns)
+        data = self._stacked(t_ns, self._prepared(image.data))
         with self._changed:
             if self._seen:
                 self._period_ns += _SMOOTHING * (now_ns - self._heard_ns - self._period_ns)
@@ -221,14 +174,6 @@ class _Reader:
             self._newest = _Frame(data, t_ns, err_ns)
             self._changed.notify()
         self._seen = True
-
-    def _time(self, now_ns: int) -> tuple[int, int]:
-        """Returns when the frame was captured (host monotonic) and how far that may be off, ns."""
-        if self._v4l2:
-            driver_ns = round(self._capture.get(self._cv2.CAP_PROP_POS_MSEC) * 1e6)
-            if 0 <= now_ns - driver_ns < _PLAUSIBLE_NS:
-                return driver_ns, DRIVER_ERR_NS
-        return now_ns, round(self._period_ns)
 
     def _prepared(self, image: Array) -> Array:
         """(height, width, 3) BGR → (3, h, w) RGB."""
@@ -250,45 +195,27 @@ class _Reader:
 
 
 def devices(root: Path) -> list[Found]:
-    """Returns the V4L2 cameras under a file system root; a camera's further nodes (metadata) are left out."""
-    found = []
+    """Returns the cameras under a file system root; a camera's further nodes (metadata) are left out.
+
+    CSI sensors of a Jetson show up as nodes called vi-output, which give raw pixels: they are listed for Argus.
+    """
+    found, sensor = [], 0
     names = {link.resolve().name: link for link in sorted((root / "dev/v4l/by-id").glob("*"))}
     for node in sorted((root / "sys/class/video4linux").glob("video*")):
         if _text(node / "index") not in ("0", ""):
             continue
+        name = _text(node / "name") or node.name
         link = names.get(node.name)
         path = "/" + (link or root / "dev" / node.name).relative_to(root).as_posix()
+        if name.startswith("vi-output"):
+            path, sensor = f"csi://{sensor}", sensor + 1
         toml = f'[sensors.camera]\ndriver = "camera"\ndrop = "latest"\noptions = {{ source = "{path}" }}'
-        found.append(Found("camera", path, _text(node / "name") or node.name, toml))
+        found.append(Found("camera", path, name, toml))
     return found
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
-
-
-def _check_device(path: Path, stream: str) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        here = ", ".join(f.id for f in devices(Path("/"))) or "none"
-        raise SensorUnavailable(
-            f"{path}: no such camera (sensors.{stream}.options.source); connected: {here}"
-        ) from error
-    if not stat.S_ISCHR(mode):
-        raise SensorUnavailable(f"{path}: a file, not a camera; recordings are played by the driver 'replay'")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise SensorUnavailable(f"{path}: permission denied; sudo usermod -aG video $USER, then log in again")
-
-
-def _import_cv2(stream: str) -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise PluginError(
-            f"sensors.{stream}: a camera needs OpenCV: pip install 'edge-sdk[camera]', or apt install python3-opencv"
-        ) from error
-    return cv2
 
 
 __all__ = ["CameraDriver", "devices"]

@@ -1,21 +1,18 @@
 """A V4L2 camera without a kernel driver: a preloaded shim that plays /dev/video42 under the real OpenCV.
 
-python -m tests.helpers.virtual_v4l2 FRAMES PAUSE_S     reads through the driver, prints JSON; run it with `environment`
+`camera_frames.watch` reads DEVICE under `environment`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import struct
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
-from tests.helpers.virtual_camera import number, numbered
+from tests.helpers.virtual_camera import numbered
 
 DEVICE = "/dev/video42"
 ROOT = Path(__file__).parents[2]
@@ -39,36 +36,3 @@ def environment(folder: Path) -> dict[str, str]:
             jpeg = cv2.imencode(".jpg", numbered(n))[1].tobytes()
             file.write(struct.pack("<I", len(jpeg)) + jpeg)
     return {**os.environ, "LD_PRELOAD": str(shim), "V4L2_SHIM_FRAMES": str(frames), "PYTHONPATH": str(ROOT)}
-
-
-def watch(env: dict[str, str], frames: int, pause_s: float = 0.0) -> dict[str, Any]:
-    """Reads so many frames in a process of its own, pausing after each; returns what `_watch` says."""
-    command = [sys.executable, "-m", "tests.helpers.virtual_v4l2", str(frames), str(pause_s)]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
-
-
-def _watch(frames: int, pause_s: float) -> dict[str, Any]:
-    """Returns numbers, times, errors (ns) of the frames, and the age of each when it was read (ns)."""
-    from edge_sdk.core.clock import monotonic_ns
-    from sensors.camera import CameraDriver
-
-    driver = CameraDriver("camera", {"source": DEVICE, "size": 0, "fps": 30.0})
-    driver.open()
-    numbers, times, errors, ages, pause = [], [], [], [], threading.Event()
-    while len(numbers) < frames:
-        chunk = driver.read(0.5)
-        if chunk is None:
-            continue
-        ages.append(monotonic_ns() - chunk.t_ns)
-        numbers.append(number(chunk.data[0]))
-        times.append(chunk.t_ns)
-        errors.append(chunk.t_err_ns)
-        pause.wait(pause_s)
-    driver.close()
-    return {"numbers": numbers, "times": times, "errors": errors, "ages": ages}
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_watch(int(sys.argv[1]), float(sys.argv[2]))))

@@ -13,6 +13,7 @@ from edge_sdk.core.clock import NS, monotonic_ns
 from edge_sdk.core.errors import ConfigError, SensorTimeout, SensorUnavailable
 from edge_sdk.core.records import Chunk
 from sensors.camera import CameraDriver, devices
+from tests.helpers.detection import pasted
 from tests.helpers.virtual_camera import HEIGHT, WIDTH, MjpegCamera, number
 
 pytest.importorskip("cv2", reason="OpenCV is not installed (extra `camera`)")
@@ -160,7 +161,11 @@ def test_what_is_no_camera_is_named(tmp_path: Path) -> None:
 
 
 def test_cameras_are_listed_by_lasting_names(tmp_path: Path) -> None:
-    for node, name, index in (("video0", "HD Webcam", "0"), ("video1", "HD Webcam", "1"), ("video2", "vi-output", "0")):
+    for node, name, index in (
+        ("video0", "HD Webcam", "0"),
+        ("video1", "HD Webcam", "1"),
+        ("video2", "vi-output, imx219 9-0010", "0"),
+    ):
         folder = tmp_path / "sys/class/video4linux" / node
         folder.mkdir(parents=True)
         (folder / "name").write_text(name + "\n")
@@ -170,7 +175,8 @@ def test_cameras_are_listed_by_lasting_names(tmp_path: Path) -> None:
     found = devices(tmp_path)
     assert [(f.id, f.description) for f in found] == [
         ("/dev/v4l/by-id/usb-HD_Webcam-video-index0", "HD Webcam"),
-        ("/dev/video2", "vi-output"),
+        ("csi://0", "vi-output, imx219 9-0010"),
     ]
+    assert [pasted(f) for f in found] == [{"camera": ("", ())}] * 2
     assert 'source = "/dev/v4l/by-id/usb-HD_Webcam-video-index0"' in found[0].toml
     assert devices(tmp_path / "nothing") == []

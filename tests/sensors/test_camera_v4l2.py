@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edge_sdk.core.clock import NS
-from sensors.camera import DRIVER_ERR_NS
+from sensors.capture import DRIVER_ERR_NS
 from tests.helpers import virtual_v4l2
+from tests.helpers.camera_frames import watch
 
 pytest.importorskip("cv2", reason="OpenCV is not installed (extra `camera`)")
 
@@ -22,7 +23,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_frames_carry_the_drivers_time(env: dict[str, str]) -> None:
-    got = virtual_v4l2.watch(env, 60)
+    got = watch(env, 60, source=virtual_v4l2.DEVICE)
     steps = np.diff(got["times"]) / np.maximum(1, np.diff(got["numbers"]))
     assert np.median(steps) == pytest.approx(PERIOD_NS, rel=0.03)
     assert np.mean(np.array(got["errors"]) == DRIVER_ERR_NS) > 0.9
@@ -31,6 +32,6 @@ def test_frames_carry_the_drivers_time(env: dict[str, str]) -> None:
 
 
 def test_a_slow_consumer_sees_no_frame_older_than_two_periods(env: dict[str, str]) -> None:
-    got = virtual_v4l2.watch(env, 25, pause_s=0.1)
+    got = watch(env, 25, pause_s=0.1, source=virtual_v4l2.DEVICE)
     assert np.quantile(got["ages"], 0.9) < 2 * PERIOD_NS
     assert np.median(np.diff(got["numbers"])) >= 2

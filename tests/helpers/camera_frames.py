@@ -1,0 +1,135 @@
+"""Numbered frames through the camera driver in a process of its own, and the sources that need one.
+
+python -m tests.helpers.camera_frames FRAMES PAUSE_S OPTIONS     reads through the driver, prints JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.helpers.virtual_camera import HEIGHT, WIDTH, number, numbered
+
+ROOT = Path(__file__).parents[2]
+SYSTEM_PYTHON = "/usr/bin/python3"
+PACKAGES = Path("/usr/lib/python3/dist-packages")
+GST_APT = "apt install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+GI_APT = "apt install python3-gi gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0"
+
+
+def frames(folder: Path, count: int = 600) -> Path:
+    """Writes numbered JPEGs; returns the pattern of their names for multifilesrc."""
+    import cv2
+
+    folder.mkdir()
+    for n in range(count):
+        cv2.imwrite(str(folder / f"{n:05d}.jpg"), numbered(n))
+    return folder / "%05d.jpg"
+
+
+def source(pattern: Path, fps: int = 30) -> str:
+    """Returns GStreamer elements that play the frames in real time, as a sensor would."""
+    caps = f"image/jpeg,width={WIDTH},height={HEIGHT},framerate={fps}/1"
+    return f'multifilesrc location={pattern} caps="{caps}" ! jpegdec ! identity sync=true'
+
+
+def no_pipeline() -> str:
+    """Returns why there is no gst-launch here; "": there is."""
+    if shutil.which("gst-launch-1.0") is None or shutil.which("gst-inspect-1.0") is None:
+        return f"GStreamer is not installed: {GST_APT}"
+    have = all(
+        subprocess.run(["gst-inspect-1.0", "--exists", element], check=False).returncode == 0
+        for element in ("multifilesrc", "jpegdec", "videotestsrc")
+    )
+    return "" if have else f"GStreamer's plug-ins are not installed: {GST_APT}"
+
+
+def no_bindings(folder: Path) -> str:
+    """Returns why a Python of this version cannot import the system's PyGObject; "": it can, from `folder`."""
+    if not (PACKAGES / "gi").is_dir():
+        return f"PyGObject is not installed: {GI_APT}"
+    folder.mkdir()
+    (folder / "gi").symlink_to(PACKAGES / "gi")  # alone: the system's numpy must not come along
+    code = "from sensors import gstreamer; raise SystemExit(gstreamer.bindings() is None)"
+    env = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
+    if subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=False).returncode:
+        return f"the system's PyGObject is for another Python than {sys.version_info[0]}.{sys.version_info[1]}"
+    return ""
+
+
+def watch(env: dict[str, str], count: int, pause_s: float = 0.0, **options: Any) -> dict[str, Any]:
+    """Reads so many frames in a process of its own, pausing after each; returns what `read` says."""
+    command = [sys.executable, "-m", "tests.helpers.camera_frames", str(count), str(pause_s), json.dumps(options)]
+    done = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def read(count: int, pause_s: float, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns numbers, times, errors, reading times (host monotonic, ns) and sizes of so many frames."""
+    from edge_sdk.core.clock import monotonic_ns
+    from sensors.camera import CameraDriver
+
+    driver = CameraDriver("camera", {"size": 0, "fps": 30.0, **options})
+    driver.open()
+    numbers, times, errors, read_at, pause = [], [], [], [], threading.Event()
+    while len(numbers) < count:
+        chunk = driver.read(0.5)
+        if chunk is None:
+            continue
+        read_at.append(monotonic_ns())
+        numbers.append(number(chunk.data[0]))
+        times.append(chunk.t_ns)
+        errors.append(chunk.t_err_ns)
+        pause.wait(pause_s)
+    driver.close()
+    ages = [at - t for at, t in zip(read_at, times, strict=True)]
+    return {
+        "numbers": numbers, "times": times, "errors": errors, "ages": ages, "read_at": read_at,
+        "shape": list(chunk.data.shape),
+    }  # fmt: skip
+
+
+class RtspCamera:
+    """An RTSP server on the loopback that plays numbered frames, in a process of the system's Python.
+
+    Args:
+        pattern: of the frames' names.
+    """
+
+    def __init__(self, pattern: Path) -> None:
+        self._command = [SYSTEM_PYTHON, str(Path(__file__).with_name("rtsp_server.py")), str(pattern.parent)]
+        self.url = ""
+
+    def __enter__(self) -> RtspCamera:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def no_rtsp() -> str:
+    """Returns why there can be no RTSP server here; "": there can."""
+    code = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    try:
+        done = subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True, check=False)
+    except OSError:
+        return f"there is no {SYSTEM_PYTHON}"
+    return f"GStreamer's RTSP server is not installed: {GI_APT}" if done.returncode else no_pipeline()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(read(int(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3]))))
