@@ -11,8 +11,10 @@ The colour branch is learnt fast and generalises badly: that is the point. Each 
     colour image = gray · c_i, rounded to 8 bits as the published files are
 
 and the draws depend on `seed` and i alone: `n` takes some of the images of the same set. The published arrays, and the
-palette behind them, are not public as numbers: PALETTE is ours, the corners of the RGB cube without black (drawn in by
-0.1) and three colours half-way between, no two nearer than 0.4, more than twice the deviation at variance 0.03.
+palette behind them, are not public as numbers. PALETTE is ours: the corners of the RGB cube without black and three
+colours half-way between, all drawn in towards gray by 0.15, no two nearer than 0.35, twice the deviation at variance
+0.03. The distance sets how blindly the colour is trusted; with this one a small CNN on both images gets 40 % right at
+variance 0.03, near the published plain classifiers (42 % in BMSFed's table).
 
     gray    (1, 28, 28) in [0, 1]
     color   (3, 28, 28) in [0, 1]
@@ -41,16 +43,16 @@ from edge_sdk.datasets.variants import VariantOptions
 
 # Mean colour of each digit, RGB in [0, 1].
 PALETTE = (
-    (0.9, 0.1, 0.1),  # 0 red
-    (0.1, 0.9, 0.1),  # 1 green
-    (0.1, 0.1, 0.9),  # 2 blue
-    (0.9, 0.9, 0.1),  # 3 yellow
-    (0.9, 0.1, 0.9),  # 4 magenta
-    (0.1, 0.9, 0.9),  # 5 cyan
-    (0.9, 0.9, 0.9),  # 6 white
-    (0.9, 0.5, 0.1),  # 7 orange
-    (0.5, 0.1, 0.9),  # 8 violet
-    (0.1, 0.9, 0.5),  # 9 spring green
+    (0.85, 0.15, 0.15),  # 0 red
+    (0.15, 0.85, 0.15),  # 1 green
+    (0.15, 0.15, 0.85),  # 2 blue
+    (0.85, 0.85, 0.15),  # 3 yellow
+    (0.85, 0.15, 0.85),  # 4 magenta
+    (0.15, 0.85, 0.85),  # 5 cyan
+    (0.85, 0.85, 0.85),  # 6 white
+    (0.85, 0.5, 0.15),  # 7 orange
+    (0.5, 0.15, 0.85),  # 8 violet
+    (0.15, 0.85, 0.5),  # 9 spring green
 )
 TEST_SHARE = 6  # training images per test image when only `n` is given, as in the whole set
 
