@@ -38,6 +38,8 @@ COMMANDS: dict[str, str] = {
     "label": "publish labels by keys",
     "methods": "list the methods that are installed",
     "doctor": "look for what may be wrong with this machine",
+    "export": "write the model that a device has as ONNX (float32, int8) or as an engine for TensorRT",
+    "bench": "measure the engines of this machine with a device's model",
     "status": "say what a device has stored: spec, model, updates that wait",
 }
 

@@ -20,14 +20,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from edge_sdk.core.clock import monotonic_ns
 from edge_sdk.core.errors import EngineError
-from export import graphs, sidecar
-from export.engine_cache import PLAN, Profile
+from edge_sdk.core.interfaces import GraphInfo
+from edge_sdk.core.records import ModelTensors
+from edge_sdk.core.spec import FederationSpec
+from export import sidecar
+from export.engine_cache import PLAN, Profile, profile_of
+
+if TYPE_CHECKING:  # torch: the child of a build has no use for it
+    from edge_sdk.learn.records import Needs
 
 MODEL, ORDER, LOG = "model.onnx", "order.json", "stderr"
 WORKSPACE_MB = 512  # scratch memory of a kernel; small boards share theirs with everything else
@@ -123,20 +129,38 @@ def _death(code: int, folder: Path) -> str:
 
 
 def export_plan(
-    graph: Path, weights: Any, path: Path, order: Order, *, limit_s: float = 1800.0, progress: Progress = silent
-) -> None:
+    spec: FederationSpec,
+    needs: Needs,
+    tensors: ModelTensors,
+    path: Path,
+    *,
+    precision: str = "fp32",
+    max_batch: int = 64,
+    graph: Path | None = None,
+    limit_s: float = 1800.0,
+    progress: Progress = silent,
+) -> GraphInfo:
     """Writes an engine for this board as a file.
 
     Args:
-        graph: exported graph.
-        weights: initialiser → value, of the model version.
+        spec: the federation.
+        needs: what its method needs of the model.
+        tensors: the version.
         path: file to write.
-        order: shapes and precision.
+        precision: "fp32" or "fp16".
+        max_batch: rows that the engine takes at once.
+        graph: an exported graph of this federation, which saves exporting it again.
         limit_s: after which the build is stopped.
         progress: is told how far it is.
     """
-    data = sidecar.read_graph(graph, sidecar.read(graph))
-    sidecar.replace(path, build_plan(graphs.baked(data, weights), order, limit_s=limit_s, progress=progress))
+    from export.to_onnx import export_standalone  # torch: the child of a build has no use for it
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / MODEL
+        info = export_standalone(spec, needs, tensors, plain, graph=graph)
+        order = Order(profile_of(info, max_batch), precision)
+        sidecar.replace(path, build_plan(plain.read_bytes(), order, limit_s=limit_s, progress=progress))
+    return info
 
 
 def main(folder: Path) -> int:

@@ -20,7 +20,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from edge_sdk.core.errors import ConfigError, EngineError
-from edge_sdk.core.records import Array, ModelLayout, ModelTensors, ModuleLayout, Segments
+from edge_sdk.core.parity import random_tensors
+from edge_sdk.core.records import Array, ModelLayout, ModelTensors
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn import params
 from edge_sdk.learn.records import Needs
@@ -77,24 +78,6 @@ def _named_graph(spec: FederationSpec, needs: Needs, tensors: ModelTensors) -> t
     names, weights = _match(proto.graph, _named(params.model_layout(model.named()), tensors))
     graphs.rename(proto.graph, names)
     return proto, weights
-
-
-def random_tensors(layout: ModelLayout, seed: int) -> dict[str, Segments]:
-    """Returns values for every tensor such that activations stay of order one and no two tensors are equal."""
-    rng = np.random.default_rng(seed)
-    return {name: _random_module(module, rng) for name, module in layout.items()}
-
-
-def _random_module(layout: ModuleLayout, rng: np.random.Generator) -> Segments:
-    values = np.zeros(layout.params, np.float32)
-    for t in layout.tensors:
-        if t.segment == "params":
-            size = int(np.prod(t.shape, dtype=np.int64))
-            fan_in = int(np.prod(t.shape[1:], dtype=np.int64))
-            drawn = rng.normal(0, fan_in**-0.5, size) if len(t.shape) > 1 else rng.uniform(0.3, 1.3, size)
-            values[t.offset : t.offset + size] = drawn
-    stats = rng.uniform(0.3, 1.3, layout.stats).astype(np.float32)  # a variance has to be positive
-    return Segments(values, stats, np.zeros(layout.counters, np.int64))
 
 
 def _export(model: build.FusedModel, spec: FederationSpec) -> onnx.ModelProto:

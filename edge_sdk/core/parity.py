@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_sdk.core.errors import ParityError
 from edge_sdk.core.interfaces import Engine, mask_row
-from edge_sdk.core.records import Float32
+from edge_sdk.core.records import Float32, ModelLayout, ModuleLayout, Segments
 from edge_sdk.core.spec import FederationSpec, ModalitySpec
 
 Masks = Mapping[str, Float32]  # name → (1, M) row
@@ -65,6 +65,24 @@ def _noise(modality: ModalitySpec, n: int, rng: np.random.Generator) -> Float32:
     std = np.asarray(modality.std or (1.0,), np.float32).reshape(-1, *trailing)
     values: Float32 = mean + std * rng.standard_normal((n, *modality.shape), np.float32)
     return values
+
+
+def random_tensors(layout: ModelLayout, seed: int) -> dict[str, Segments]:
+    """Returns values for every tensor such that activations stay of order one and no two tensors are equal."""
+    rng = np.random.default_rng(seed)
+    return {name: _random_module(module, rng) for name, module in layout.items()}
+
+
+def _random_module(layout: ModuleLayout, rng: np.random.Generator) -> Segments:
+    values = np.zeros(layout.params, np.float32)
+    for t in layout.tensors:
+        if t.segment == "params":
+            size = int(np.prod(t.shape, dtype=np.int64))
+            fan_in = int(np.prod(t.shape[1:], dtype=np.int64))
+            drawn = rng.normal(0, fan_in**-0.5, size) if len(t.shape) > 1 else rng.uniform(0.3, 1.3, size)
+            values[t.offset : t.offset + size] = drawn
+    stats = rng.uniform(0.3, 1.3, layout.stats).astype(np.float32)  # a variance has to be positive
+    return Segments(values, stats, np.zeros(layout.counters, np.int64))
 
 
 def logits(engine: Engine, x: Mapping[str, Float32], rows: Masks) -> dict[str, Float32]:
@@ -137,4 +155,15 @@ def _report(errors: Mapping[str, _Errors], tolerance: float) -> ParityReport:
     )
 
 
-__all__ = ["Logits", "Masks", "ParityReport", "check", "check_finite", "compare", "logits", "masks", "noise"]
+__all__ = [
+    "Logits",
+    "Masks",
+    "ParityReport",
+    "check",
+    "check_finite",
+    "compare",
+    "logits",
+    "masks",
+    "noise",
+    "random_tensors",
+]

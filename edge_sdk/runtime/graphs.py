@@ -37,6 +37,11 @@ def spec_of(graph: Path) -> FederationSpec:
         raise EngineError(f"{graph}: the spec in its sidecar is damaged ({error!r}); export the graph again") from error
 
 
+def name_of(spec: FederationSpec) -> str:
+    """Returns the name of the graph that a device exports for a spec into its state directory."""
+    return f"graph-{spec.shape_digest[:16]}.onnx"
+
+
 def sidecar_path(graph: Path) -> Path:
     """Returns where the sidecar of a graph lies."""
     return graph.with_name(graph.name + ".json")
@@ -61,4 +66,4 @@ def _module(plain: dict[str, Any]) -> ModuleLayout:
     return ModuleLayout(tensors, int(plain["params"]), int(plain["stats"]), int(plain["counters"]))
 
 
-__all__ = ["layout_of", "sidecar_path", "spec_of"]
+__all__ = ["layout_of", "name_of", "sidecar_path", "spec_of"]

@@ -106,7 +106,7 @@ class Workshop:
         return graph
 
     def _path(self, folder: Path) -> Path:
-        return folder / f"graph-{self._spec.shape_digest[:16]}.onnx"
+        return folder / graphs.name_of(self._spec)
 
 
 def _engine(name: str) -> Any:

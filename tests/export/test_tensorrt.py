@@ -14,8 +14,9 @@ from edge_sdk.core import parity, registry
 from edge_sdk.core.errors import EngineError, ShapeMismatch
 from edge_sdk.core.interfaces import EngineOptions
 from edge_sdk.core.records import ModelTensors
+from edge_sdk.learn.records import Needs
 from edge_sdk.models import build
-from export import cuda, engine_cache, sidecar, to_tensorrt
+from export import cuda, engine_cache, graphs, sidecar
 from export.engines.ort import OrtEngine
 from export.engines.tensorrt_engine import TensorRtEngine
 from export.to_tensorrt import Order, build_plan, export_plan
@@ -131,7 +132,7 @@ def test_an_engine_of_another_graph_is_refused(machine: VirtualTensorRt, options
     engine = opened(options)
     one = har_spec(modalities=SPEC.modalities[:1])
     profile = engine_cache.profile_of(sidecar.read(exported(one)).info, 4)
-    model = to_tensorrt.graphs.baked(
+    model = graphs.baked(
         exported(one).read_bytes(), sidecar.read(exported(one)).map.apply(build.initial_tensors(one))
     )  # fmt: skip
     plan = build_plan(model, Order(profile, "fp32"), limit_s=60.0)
@@ -168,10 +169,11 @@ def test_a_build_that_takes_too_long_is_stopped(machine: VirtualTensorRt, option
 
 
 def test_a_build_says_how_far_it_is(machine: VirtualTensorRt, options: EngineOptions, tmp_path: Path) -> None:
-    made = sidecar.read(exported(SPEC))
     said: list[str] = []
-    order = Order(engine_cache.profile_of(made.info, 4), "fp16")
-    export_plan(exported(SPEC), made.map.apply(version(1)), tmp_path / "a.plan", order, progress=said.append)
+    info = export_plan(
+        SPEC, Needs(), version(1), tmp_path / "a.plan", precision="fp16", graph=exported(SPEC), progress=said.append
+    )  # fmt: skip
+    assert info == sidecar.read(exported(SPEC)).info
     assert said == ["parsing", "Building 1/2", "Building 2/2"]
     assert b'"fp16", "refit"' in (tmp_path / "a.plan").read_bytes()
 
