@@ -1,4 +1,4 @@
-"""`edge-sdk status`: what a device has stored: spec, models, updates that wait."""
+"""`edge-sdk status`: what a device has stored: spec, models, updates that wait, sensors with faults."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Says what is stored; the device may be running."""
     from edge_sdk.runtime.state import MODEL, SOLO, DeviceState
+    from edge_sdk.streams.watch import STATISTICS, read_notes
 
     config = load(args.file)
     folder = config.device.state_dir / config.device.federation
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
         "device": config.device.id, "federation": config.device.federation,
         "incarnation": f"{state.outbox.incarnation:016x}", "spec": spec.digest if spec else None,
         "models": {name: v.id.number for name, v in kept.items() if v}, "updates_waiting": waiting,
+        "faults": list(read_notes(folder / "reservoir" / STATISTICS)),
     }  # fmt: skip
     state.close()
     show(args, plain, "\n".join(f"{name}: {value}" for name, value in plain.items()))

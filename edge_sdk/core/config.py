@@ -118,6 +118,21 @@ class LabelConfig(Model):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class HealthConfig(Model):
+    """When a modality counts as faulty: it has left what the device learned from (`edge_sdk.streams.watch`)."""
+
+    enabled: bool = True
+    ignore: tuple[str, ...] = ()  # modalities that are not watched
+    learn_windows: int = Field(default=64, ge=2)  # windows of a modality before it is judged
+    persist_windows: int = Field(default=3, ge=1)  # windows in a row that a fault must show in (not drift)
+    stuck_ratio: float = Field(default=0.01, ge=0, lt=1)  # times the least movement learned from
+    saturated_share: float = Field(default=0.05, gt=0, le=1)  # samples exactly at an extreme; thrice what was learned
+    noise_factor: float = Field(default=3.0, ge=1)  # times the greatest noise learned from
+    noise_share: float = Field(default=0.5, gt=0, le=1)  # of a window's variance that must be noise
+    drift_sigmas: float = Field(default=4.0, gt=0)  # times the spread of the levels learned from
+    drift_windows: int = Field(default=256, ge=32)  # windows over which a level went along a line
+
+
 class DeviceSection(Model):
     """Who this device is."""
 
@@ -138,6 +153,7 @@ class DeviceConfig(Model):
     reservoir: ReservoirConfig = ReservoirConfig()
     inference: InferenceConfig = InferenceConfig()
     training: TrainerConfig = TrainerConfig()
+    health: HealthConfig = HealthConfig()
 
     @field_validator("sensors", mode="before")
     @classmethod
@@ -263,6 +279,7 @@ __all__ = [
     "BrokerConfig",
     "DeviceConfig",
     "DeviceSection",
+    "HealthConfig",
     "InferenceConfig",
     "LabelConfig",
     "ReservoirConfig",

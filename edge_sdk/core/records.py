@@ -46,7 +46,7 @@ class Window:
     length_ns: int
     data: Mapping[str, Float32]  # modality → array of the spec's shape; absent modalities have no key
     age_s: Mapping[str, float]  # deadline − newest sample, s
-    quality: Mapping[str, float]  # share of samples measured rather than interpolated, [0, 1]
+    quality: Mapping[str, float]  # share of samples measured, times the share of channels that look as learned, [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class RoundData:
     y: Int64  # (n,) class numbers; −1: not labelled yet
     x: Mapping[str, Float32]  # modality → (n, *shape); rows without the modality hold zeros
     has: Mapping[str, NDArray[np.bool_]]  # modality → (n,) is the row real?
-    quality: Mapping[str, Float32] = field(default_factory=lambda: _EMPTY)  # modality → (n,) in [0, 1]; no key: all 1
+    quality: Mapping[str, Float32] = field(default_factory=dict)  # modality → (n,) [0, 1], 0 where not real; no key: 1
 
 
 @dataclass(frozen=True, slots=True)

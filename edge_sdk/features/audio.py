@@ -171,6 +171,10 @@ class SpectrogramStream:
         self.computed += config.frames - (end - begin)
         return _standardised(values.T)
 
+    def samples(self, start: int, stop: int) -> Float64:
+        """Returns samples of the stream as they were pushed, clipped; a view, as long as a window may begin there."""
+        return self._wave[start - self._first : stop - self._first]
+
     def _inside(self, length: int) -> tuple[int, int]:
         """Returns which of a window's frames look at nothing but its own `length` samples: from, to (exclusive)."""
         config = self.config

@@ -76,6 +76,7 @@ class Sensing:
             log.info("%s: every sensor is exhausted; nothing more to sense", self._device)
         finally:
             await self.streams.aclose()
+            self.streams.windower.watches.save()
             self.reservoir.close()
 
     def _window(self, window: Window) -> None:

@@ -133,16 +133,21 @@ class Session:
 
     def _sense(self, group: Group) -> RoundSource:
         from edge_sdk.runtime.labels import LabelJoiner
+        from edge_sdk.streams.journal import data_digest
         from edge_sdk.streams.pipeline import Streams
         from edge_sdk.streams.reservoir import Reservoir
+        from edge_sdk.streams.watch import STATISTICS, Watches
 
         parts, config = self._parts, self._parts.config
         sensors = {m: config.sensors[m] for m in self.modalities if m in config.sensors}
+        watches = Watches(config.health, parts.announce)
         streams = Streams(
-            self.spec, sensors, parts.stream_clock, join_horizon_s=config.reservoir.join_horizon_s
+            self.spec, sensors, parts.stream_clock, join_horizon_s=config.reservoir.join_horizon_s, watches=watches
         )  # fmt: skip
         folder = None if parts.state.folder is None else parts.state.folder / "reservoir"
         reservoir = Reservoir(self.spec, config.reservoir, parts.stream_clock, folder)
+        if folder is not None and config.reservoir.persist:
+            watches.keep(folder / STATISTICS, data_digest(self.spec))
         time = StreamTime(
             parts.clock, parts.stream_clock,
             1.0 if parts.stream_clock is parts.clock else config.device.stream_speed,
@@ -181,6 +186,8 @@ class Session:
     def notes(self) -> tuple[str, ...]:
         """What is wrong with this device, for its status."""
         troubles = [part.trouble for part in (self.predictor, self.swapper) if part is not None]
+        if self.sensing is not None:
+            troubles += self.sensing.streams.windower.watches.notes
         return tuple(trouble[:NOTE_CHARS] for trouble in troubles if trouble)
 
     def _train(self, group: Group, rounds: RoundSource) -> None:

@@ -15,6 +15,7 @@ from edge_sdk.core.records import Array, Chunk, Float32
 from edge_sdk.core.spec import ModalitySpec, WindowSpec
 from edge_sdk.features.words import Tokenizer
 from edge_sdk.streams.counters import Drop
+from edge_sdk.streams.summary import Summary, of_images
 from edge_sdk.streams.tracks import Part, Times, Track, checked_times
 
 
@@ -37,6 +38,10 @@ class Gathering(ABC):
     @abstractmethod
     def data(self) -> Float32:
         """Returns the part's array."""
+
+    def summary(self, data: Float32) -> Summary | None:
+        """Returns what the part looks like; None: nothing that could be told."""
+        return None
 
 
 @dataclass(slots=True)
@@ -69,6 +74,9 @@ class Clip(Gathering):
         # (channels, height, width), as drivers deliver -> (height, width, channels)
         images = [np.moveaxis(self.chosen[part][2], 0, 2) for part in range(self.feature.count)]
         return features.stack(images, self.feature.size)
+
+    def summary(self, data: Float32) -> Summary | None:
+        return of_images(data, self.feature.count)
 
 
 @dataclass(slots=True)
@@ -180,8 +188,9 @@ class GatheredTrack(Track):
             trouble = Drop.TOO_LATE if window.expired else trouble
             if trouble is None:
                 self._chosen.update(window.gathering.serials())
-                data = window.gathering.data()
-                parts.append(Part(index, self.spec.name, data, window.gathering.quality, window.newest_ns))
+                data, quality = window.gathering.data(), window.gathering.quality
+                summary = window.gathering.summary(data)
+                parts.append(Part(index, self.spec.name, data, quality, window.newest_ns, summary))
             self._decide(index, trouble)
         return parts
 

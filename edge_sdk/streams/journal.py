@@ -59,7 +59,7 @@ class Journal:
         """Writes down one modality of a row."""
         layout, data = describe(row.data[modality])
         header = {"kind": "part", "index": row.index, "t_ns": row.t_ns, "since_ns": row.since_ns[modality]}
-        self._append({**header, "modality": modality, **layout}, data)
+        self._append({**header, "modality": modality, "quality": row.quality.get(modality, 1.0), **layout}, data)
 
     def label(self, row: Row) -> None:
         """Writes down the label of a row."""
@@ -135,6 +135,7 @@ class Journal:
             raise DataError(f"window {key[1]} holds {data.dtype} {data.shape} for modality {modality!r}")
         row.data[modality] = data
         row.since_ns[modality] = int(header["since_ns"])
+        row.quality[modality] = float(header.get("quality", 1.0))
 
     def _renumber(self, rows: list[tuple[int, Row]]) -> Mapping[int, Row]:
         """Gives rows of another life of the stream clock negative indices, the newest −1."""

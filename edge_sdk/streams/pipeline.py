@@ -15,6 +15,7 @@ from edge_sdk.core.spec import FederationSpec
 from edge_sdk.streams.counters import Counters
 from edge_sdk.streams.pump import Pump
 from edge_sdk.streams.sources import registered_driver, sources
+from edge_sdk.streams.watch import Watches
 from edge_sdk.streams.window import Windower
 
 
@@ -29,6 +30,7 @@ class Streams:
         epoch_ns: where replayed time begins; None: now. Labels of a replay need the same one.
         join_horizon_s: how late a part may be.
         tap: gets every chunk before the windows do (recording).
+        watches: watch the modalities for faults; None: nobody does.
 
     Raises:
         ConfigError: a sensor for a modality that the spec does not have, or columns that its device does not have.
@@ -45,6 +47,7 @@ class Streams:
         epoch_ns: int | None = None,
         join_horizon_s: float = 900.0,
         tap: Callable[[Chunk], None] | None = None,
+        watches: Watches | None = None,
     ) -> None:
         self.epoch_ns = clock.now_ns() if epoch_ns is None else epoch_ns
         self.windower = Windower(
@@ -52,6 +55,7 @@ class Streams:
             modalities=tuple(sensors),
             join_horizon_s=join_horizon_s,
             buffer_s=max((s.buffer_s for s in sensors.values()), default=30.0),
+            watches=watches,
         )
         self._clock = clock
         self._tap = tap
@@ -120,6 +124,7 @@ class Streams:
             "reconnects": pump.counters.reconnects,
             "last_age_s": age_s if math.isfinite(age_s) else None,
             "measured_hz": pump.counters.measured_hz,
+            "faults": dict(self.windower.watches.faults.get(name, {})),
         }
 
     def _take(self, chunk: Chunk) -> None:

@@ -86,12 +86,12 @@ class Reservoir(RoundSource):
     def add(self, window: Window) -> None:
         """Takes a window."""
         for modality, data in window.data.items():
-            self._join(window.index, window.t_ns, modality, data)
+            self._join(window.index, window.t_ns, modality, data, window.quality.get(modality, 1.0))
         self._tidy()
 
     def add_late(self, part: LatePart) -> None:
         """Joins a late part to its window, or makes the window if nothing of it had come."""
-        if self._join(part.index, part.t_ns, part.modality, part.data):
+        if self._join(part.index, part.t_ns, part.modality, part.data, part.quality):
             self.counters.late_parts += 1
         self._tidy()
 
@@ -163,7 +163,7 @@ class Reservoir(RoundSource):
         if self._journal is not None:
             self._journal.close()
 
-    def _join(self, index: int, t_ns: int, modality: str, data: Float32) -> bool:
+    def _join(self, index: int, t_ns: int, modality: str, data: Float32, quality: float) -> bool:
         now_ns = self._clock.now_ns()
         if now_ns > t_ns + self._length_ns + self._config.join_horizon_s * NS:
             self.counters.lose(Lost.TOO_LATE)
@@ -174,6 +174,7 @@ class Reservoir(RoundSource):
             return False
         row.data[modality] = data
         row.since_ns[modality] = now_ns
+        row.quality[modality] = quality
         self._bytes += data.nbytes
         self.counters.parts += 1
         if self._journal is not None:

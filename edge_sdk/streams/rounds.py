@@ -23,6 +23,7 @@ class Row:
     t_ns: int  # start of the window, stream clock
     data: dict[str, Float32] = field(default_factory=dict)  # modality → array of the spec's shape
     since_ns: dict[str, int] = field(default_factory=dict)  # modality → when it came, stream clock
+    quality: dict[str, float] = field(default_factory=dict)  # modality → [0, 1]; none: 1
     label: int = -1  # class number; −1: none yet
 
 
@@ -96,10 +97,11 @@ class LiveRoundSet(RoundSet):
 
 def gather(rows: Sequence[Row], spec: FederationSpec, modalities: tuple[str, ...]) -> RoundData:
     """Stacks rows into arrays; a row without a modality holds zeros there."""
-    x, has = {}, {}
+    x, has, quality = {}, {}, {}
     for name in modalities:
         x[name] = np.zeros((len(rows), *spec.modality(name).shape), np.float32)
         has[name] = np.array([name in row.data for row in rows], np.bool_)
+        quality[name] = np.array([row.quality.get(name, 1.0) if name in row.data else 0.0 for row in rows], np.float32)
         for i, row in enumerate(rows):
             if name in row.data:
                 x[name][i] = row.data[name]
@@ -108,6 +110,7 @@ def gather(rows: Sequence[Row], spec: FederationSpec, modalities: tuple[str, ...
         y=np.array([row.label for row in rows], np.int64),
         x=x,
         has=has,
+        quality=quality,
     )
 
 

@@ -19,6 +19,7 @@ from edge_sdk.core.spec import ModalitySpec, WindowSpec
 from edge_sdk.features import SpectrogramStream
 from edge_sdk.streams.align import Timeline, timed
 from edge_sdk.streams.counters import Drop
+from edge_sdk.streams.summary import of_series
 from edge_sdk.streams.tracks import Part, RunTrack, Times
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,8 @@ class SpectrogramTrack(RunTrack):
         self._settle(run.sources(stop), None)
         data = run.stream.window(start, self._samples)
         assert data is not None, "the stream keeps two windows"
-        return Part(index, self.spec.name, data, quality, self._times.end(index) - round(self._period_ns))
+        summary = of_series(run.stream.samples(start, stop)[None])
+        return Part(index, self.spec.name, data, quality, self._times.end(index) - round(self._period_ns), summary)
 
 
 __all__ = ["SpectrogramTrack"]

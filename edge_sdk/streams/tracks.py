@@ -18,6 +18,7 @@ from edge_sdk.core.spec import ModalitySpec, WindowSpec
 from edge_sdk.streams.align import Aligner, Block, Grid
 from edge_sdk.streams.counters import Counters, Drop
 from edge_sdk.streams.ring import Ring
+from edge_sdk.streams.summary import Summary, of_images, of_series
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Part:
     data: Float32  # the spec's shape
     quality: float  # share of samples measured, [0, 1]
     newest_ns: int  # time of the newest sample in it
+    summary: Summary | None = None  # what the raw samples look like; None: nothing that could be told
 
 
 class Track(ABC):
@@ -205,7 +207,7 @@ class SeriesTrack(RunTrack):
         self._settle(self._ring.total(stop - 1), None)
         values = self._ring.values(start, stop)
         data = values if self._extract is None else self._extract(values)
-        return Part(index, self.spec.name, data, quality, self._aligner.grid.time_ns(stop - 1))
+        return Part(index, self.spec.name, data, quality, self._aligner.grid.time_ns(stop - 1), of_series(values))
 
 
 @dataclass(slots=True)
@@ -273,7 +275,8 @@ class NewestTrack(Track):
                 continue
             self._settle(best.serial, None)
             data = np.ascontiguousarray(best.sample, np.float32)
-            parts.append(Part(index, self.spec.name, data, 1.0, best.t_ns))
+            summary = of_images(data, 1) if data.ndim == 3 else of_series(data.reshape(len(data), -1))
+            parts.append(Part(index, self.spec.name, data, 1.0, best.t_ns, summary))
         return parts
 
     def _settle(self, serial: int, reason: Drop | None) -> None:

@@ -8,14 +8,17 @@ that comes a minute after the others finishes its own windows, whatever has beco
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from edge_sdk.core.clock import NS
+from edge_sdk.core.config import HealthConfig
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.records import Chunk, LatePart, Window
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.streams.counters import Counters, Drop
 from edge_sdk.streams.kinds import make_track
 from edge_sdk.streams.tracks import Part, Times
+from edge_sdk.streams.watch import Watches
 
 
 class Windower:
@@ -26,6 +29,7 @@ class Windower:
         modalities: those that this device has; None: all of the spec.
         join_horizon_s: parts that come later than this after their deadline are dropped.
         buffer_s: chunks further ahead of the clock than this are dropped.
+        watches: lower the quality of modalities that do not look as learned; None: nothing is watched.
 
     Raises:
         ConfigError: a modality is not in the spec, or its shape does not fit its rate and the window length.
@@ -38,6 +42,7 @@ class Windower:
         modalities: tuple[str, ...] | None = None,
         join_horizon_s: float = 900.0,
         buffer_s: float = 30.0,
+        watches: Watches | None = None,
     ) -> None:
         names = spec.modality_names if modalities is None else modalities
         unknown = sorted(set(names) - set(spec.modality_names))
@@ -50,6 +55,7 @@ class Windower:
         self._tracks = {n: make_track(spec.modality(n), spec.window, self._times) for n in names}
         self._order = {n: i for i, n in enumerate(spec.modality_names)}
         self._buffer_ns = round(buffer_s * NS)
+        self.watches = watches or Watches(HealthConfig(enabled=False))
         self._waiting: dict[int, dict[str, Part]] = {}  # windows not given out yet
         self._complete: set[int] = set()  # those of them that have every modality
         self._late: list[LatePart] = []
@@ -118,6 +124,9 @@ class Windower:
 
     def _take(self, part: Part) -> None:
         """Puts a part into its window, if that is still here to come."""
+        trust = self.watches.assess(part.modality, part.summary)
+        if trust < 1.0:
+            part = replace(part, quality=part.quality * trust)
         if self._now_ns is not None and self._times.deadline(part.index) <= self._now_ns:
             start_ns = self._times.start(part.index)
             self._late.append(LatePart(part.index, start_ns, part.modality, part.data, part.quality))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,11 @@ def test_after_closing_it_goes_on_in_memory(lives: Lives) -> None:
 def test_persist_can_be_switched_off(lives: Lives) -> None:
     lives.write(persist=False)
     assert not lives.path.exists()
+
+
+def test_quality_survives(lives: Lives) -> None:
+    first = lives.begin(6.0)
+    first.add(replace(window(0, "acc"), quality={"acc": 0.25}))
+    first.add_late(replace(part(0, "gyro"), quality=0.5))
+    got = lives.begin(7.0).recent(1)
+    assert {m: q.tolist() for m, q in got.quality.items()} == {"acc": [0.25], "gyro": [0.5]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -275,5 +277,27 @@ def test_two_tasks_may_wait_at_once() -> None:
             reservoir.add_late(part(index, "gyro"))
         arrivals = await asyncio.gather(*waiting)
         assert [(a.t_ns - 8 * HOP_NS, a.count) for a in arrivals if a] == [(4 * NS, 4), (8 * NS, 8)]
+
+    with_reservoir(test)
+
+
+def test_round_data_carry_the_quality_of_every_row() -> None:
+    async def test(reservoir: Reservoir, clock: VirtualClock) -> None:
+        await fill(reservoir, clock, 4, "acc", "gyro")
+        await clock.sleep_until(5 * HOP_NS)
+        reservoir.add(replace(window(4, "acc"), quality={"acc": 0.75}))
+        reservoir.add(window(5, "gyro"))
+        reservoir.add_late(replace(part(5, "acc"), quality=0.5))
+        reservoir.label(4, 0)
+        reservoir.label(5, 1)
+        rounds = await reservoir.freeze(1, ("acc", "gyro"))
+        await rounds.next_arrival()
+        data = rounds.data(("acc",))
+        assert data.quality["acc"].tolist() == [1, 1, 1, 1, 0.75, 0.5]
+        assert data.quality["acc"].dtype == np.float32
+        assert list(data.quality) == ["acc"]
+        recent = reservoir.recent(2)
+        assert recent.quality["gyro"].tolist() == [0, 1]  # row 4 has no gyroscope
+        assert pickle.loads(pickle.dumps(data)).quality["acc"].tolist() == data.quality["acc"].tolist()
 
     with_reservoir(test)
