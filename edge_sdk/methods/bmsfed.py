@@ -50,7 +50,7 @@ from edge_sdk.learn.records import (
 from edge_sdk.methods import fedavg_me, pmr
 from edge_sdk.methods.base import Method, PayloadField, PayloadSchema
 
-MULTI, UNI = "multi", "uni"
+MULTI, UNI, ROUNDS = "multi", "uni", "rounds"
 RATIO = "bmsfed/ratio/"  # the device's last ρ^k_m in its memory
 
 Floats = NDArray[np.float64]
@@ -62,6 +62,7 @@ class Config(fedavg_me.Config):
     mode: Literal["paper", "official"] = "paper"
     chi: float = Field(default=1.5, ge=0)  # χ, 1.2 to 2.5 by data set
     client_ratio: Literal["scores", "accuracy"] = "scores"  # what ρ^k is a ratio of
+    ask_every: int = Field(default=5, ge=1)  # rounds between questions to those who have not answered
 
 
 class Local(Config):
@@ -162,13 +163,14 @@ class Server(fedavg_me.Server[Config]):
     """Chooses who trains what from the distances between changes and the ratios of all devices.
 
     State: "multi/<device>" change of all encoders, "uni/<m>/<device>" of one, each (deltas.SIZE,), as last heard;
-    "ratio/<m>/<device>" (2,) ρ^k_m and n_k; prototypes and counts as in `fedavg_me`.
+    "ratio/<m>/<device>" (2,) ρ^k_m and n_k; "rounds" (1,) done; prototypes and counts as in `fedavg_me`.
     """
 
     def query(
         self, state: State, fleet: tuple[Candidate, ...], size: int, rng: np.random.Generator
     ) -> tuple[Query, ...]:
-        unknown = [c for c in fleet if any(f"uni/{m}/{c.device}" not in state for m in c.modalities)]
+        due = int(state.get(ROUNDS, np.zeros(1))[0]) % self.config.ask_every == 0
+        unknown = [c for c in fleet if due and any(f"uni/{m}/{c.device}" not in state for m in c.modalities)]
         return tuple(Query(c.device, MULTI, epochs=1) for c in unknown)
 
     def answered(self, state: State, answers: tuple[Answer, ...]) -> State:
@@ -206,7 +208,7 @@ class Server(fedavg_me.Server[Config]):
         weights, patch = super().weights(state, cohort)
         for m in cohort.members:
             patch = {**patch, **_heard(m, deltas.encoders(m.tensors, cohort.start, m.modalities))}
-        return weights, patch
+        return weights, {**patch, ROUNDS: np.array([cohort.round + 1.0])}
 
     def figures(self, state: State) -> dict[str, float]:
         return {f"imbalance.{m}": rho for m, rho in imbalance(state, self.spec.modality_names).items()}

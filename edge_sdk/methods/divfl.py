@@ -11,7 +11,8 @@ Differs from the source: gradients are parameter changes of local training (as i
              over a random subset of max(K, ⌊0.1 N⌋) devices
     after    g_k of those who trained is taken anew from their updates
 
-A device that comes later answers when it comes. One that never answers is chosen only where fewer than K did.
+A device that comes later is asked in the next round that `ask_every` divides: one that never answers would otherwise
+keep every round waiting. Devices without a vector are chosen only where fewer than K have one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Config(Model):
 
     vector: Literal["delta", "gradient"] = "delta"  # change of a local round, or per local step
     refresh: int = Field(default=0, ge=0)  # every so many rounds everybody answers again; 0: never
+    ask_every: int = Field(default=5, ge=1)  # rounds between questions to those who have not answered
     greedy: bool = False  # each step over everybody left, instead of over a random subset
 
 
@@ -67,11 +69,10 @@ class Server(SyncServerRule[C]):
     def query(
         self, state: State, fleet: tuple[Candidate, ...], size: int, rng: np.random.Generator
     ) -> tuple[Query, ...]:
-        done = int(state[ROUNDS][0]) if ROUNDS in state else 0
-        again = bool(self.config.refresh and done and done % self.config.refresh == 0)
-        return tuple(
-            Query(c.device, "delta", epochs=1) for c in fleet if again or f"delta/{c.device}" not in state
-        )  # fmt: skip
+        done, c = int(state.get(ROUNDS, np.zeros(1))[0]), self.config
+        everybody, unknown = bool(c.refresh and done and done % c.refresh == 0), done % c.ask_every == 0
+        asked = [d.device for d in fleet if everybody or (unknown and f"delta/{d.device}" not in state)]
+        return tuple(Query(device, "delta", epochs=1) for device in asked)
 
     def answered(self, state: State, answers: tuple[Answer, ...]) -> State:
         return {f"delta/{a.device}": a.payload["delta"].astype(np.float64) for a in answers}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.learn import prototype_tables
@@ -28,6 +28,7 @@ def test_merging_by_hand() -> None:
     assert later["counts/acc"].tolist() == [1.0, 1.0, 2.0]
 
 
+@settings(deadline=None)
 @given(st.permutations([0, 1, 2]))
 def test_the_order_of_clients_does_not_matter_and_a_class_of_one_is_that_ones(order: list[int]) -> None:
     """Invariant 12."""

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.learn import selection
@@ -44,6 +44,7 @@ def test_ties_go_to_the_first_whatever_rounding_says() -> None:
     assert selection.best(np.zeros((3, 3)), selection.reach(3), np.array([1, 2])) == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=7, unique=True), st.integers(1, 4))
 def test_greedy_is_as_good_as_the_theorem_says(places: list[float], k: int) -> None:
     """The gain over choosing nothing, bounded as facility location's is: at least 1 − 1/e of the best one."""

@@ -59,7 +59,7 @@ def test_those_who_have_not_answered_are_asked_for_one_epoch() -> None:
     state = state_of({"d0": 1.0, "d2": 0.5})
     assert [q.device for q in server().query(state, FLEET, 2, rng)] == ["d1", "d3", "d4"]
     every_third = server(refresh=3)
-    for done, asked in ((0, 3), (1, 3), (3, 5), (4, 3), (6, 5)):
+    for done, asked in ((0, 3), (1, 0), (3, 5), (4, 0), (5, 3), (6, 5), (7, 0)):
         assert len(every_third.query({**state, "rounds": np.array([float(done)])}, FLEET, 2, rng)) == asked
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.core.errors import ConfigError
@@ -65,6 +65,7 @@ def test_classes_without_a_prototype_are_masked() -> None:
     assert found[1:] == [(pytest.approx(near / 0.5 - 1), pytest.approx(np.log(2)))]
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 1), st.floats(0.01, 1))
 def test_swapping_two_modalities_swaps_the_coefficients(a: float, b: float) -> None:
     """Invariant 11; for two modalities they are eq. 19."""
