@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from coordinator.preparation import Split, only, spec_of, split
+from coordinator.simulation import online
 from coordinator.simulation.ownership import CASES
 from coordinator.simulation.profiles import PROFILES
 from coordinator.simulation.report import Report
@@ -47,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ownership", choices=CASES, default="all", help="which modalities a device has at all")
     parser.add_argument("--rate", type=float, default=0.25, help="share of the devices that is busy at any time")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="mba", help="the simulated world")
+    parser.add_argument(
+        "--online", nargs="?", const="", metavar="KEY=VALUE,…",
+        help="a buffer slides over every client's data; missing=0.5,degraded=0.5,buffer=500,per_round=20 …",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=5, help="local epochs")
     parser.add_argument("--batch", type=int, default=64, help="batch size")
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
@@ -87,6 +92,7 @@ def prepare(args: argparse.Namespace) -> Simulation:
         devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition,
         ownership=args.ownership, fraction=args.rate,
         profile=PROFILES[args.profile], evaluate_every=args.evaluate_every, workers=args.workers,
+        online=None if args.online is None else online.read(args.online),
     )  # fmt: skip
     if args.quick:
         world = replace(world, updates=min(world.updates, QUICK_UPDATES))

@@ -25,6 +25,7 @@ from coordinator.events import Evaluated, RoundClosed, UpdateApplied, UpdateReje
 from coordinator.preparation import Split
 from coordinator.service import Coordinator
 from coordinator.simulation import ownership
+from coordinator.simulation.online import OnlineProfile, OnlineSource
 from coordinator.simulation.partition import partition
 from coordinator.simulation.profiles import MBA, WorldProfile
 from coordinator.simulation.report import Applied, Point, Report, last_median
@@ -34,7 +35,7 @@ from edge_sdk.codecs.wire import params_digest
 from edge_sdk.core.clock import NS, Clock, WallClock, run_virtual
 from edge_sdk.core.compute import ModelledCompute
 from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig, SensorConfig
-from edge_sdk.core.interfaces import Transport
+from edge_sdk.core.interfaces import RoundSource, Transport
 from edge_sdk.core.records import ModelTensors
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn.local_training import single_thread
@@ -70,6 +71,7 @@ class World:
     profile: WorldProfile = MBA
     evaluate_every: int = 10  # updates
     workers: int = 1  # training processes; 1: in this process
+    online: OnlineProfile | None = None  # a sliding buffer in place of a fixed data set
 
 
 @dataclass(slots=True)
@@ -189,7 +191,11 @@ class Simulation:
         incomplete = ownership.case_of(world.ownership).incomplete
         members = {}
         for number, (name, data) in enumerate(zip(links, owned, strict=True)):
-            rounds = ScriptedSource(data, world.profile, clock, seed=world.seed, device=number, incomplete=incomplete)
+            rounds: RoundSource = ScriptedSource(
+                data, world.profile, clock, seed=world.seed, device=number, incomplete=incomplete
+            )
+            if world.online is not None:
+                rounds = OnlineSource(data, world.online, world.profile, clock, seed=world.seed, device=number)
             config = DeviceConfig(
                 device=DeviceSection(id=name, federation=self.spec.name, seed=world.seed),
                 inference=InferenceConfig(enabled=False),

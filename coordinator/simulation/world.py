@@ -6,6 +6,7 @@ Every draw is keyed by (seed, device, purpose, task number), so that nothing dep
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,11 +62,14 @@ class ScriptedRound(RoundSet):
         arrivals: the script, earliest first.
         clock: virtual, or a wall clock on which the same times are waited out.
         incomplete: what becomes of rows that lack some of the modalities asked for.
+        quality: modality → (n,) in [0, 1]; modalities without a key are as good as they can be.
     """
 
     def __init__(
-        self, data: Dataset, arrivals: tuple[Scripted, ...], clock: Clock, incomplete: Incomplete = "drop"
-    ) -> None:
+        self, data: Dataset, arrivals: tuple[Scripted, ...], clock: Clock, incomplete: Incomplete = "drop",
+        quality: Mapping[str, Float32] | None = None,
+    ) -> None:  # fmt: skip
+        self._quality = quality or {}
         self.indices = np.arange(len(data.y), dtype=np.int64)
         self._data = data
         self._clock = clock
@@ -86,14 +90,12 @@ class ScriptedRound(RoundSet):
         whole = self._data
         join = np.logical_and if self._incomplete == "drop" else np.logical_or
         rows = join.reduce([whole.has[m] for m in modalities])
-        if rows.all():
-            return RoundData(
-                self.indices, whole.y, _cut(whole, modalities, None), {m: whole.has[m] for m in modalities}
-            )
-        kept = np.flatnonzero(rows)
+        kept = None if rows.all() else np.flatnonzero(rows)
+        chosen = self.indices if kept is None else kept
         return RoundData(
-            kept, whole.y[kept], _cut(whole, modalities, kept), {m: whole.has[m][kept] for m in modalities}
-        )
+            chosen, whole.y[chosen], _cut(whole, modalities, kept), {m: whole.has[m][chosen] for m in modalities},
+            {m: self._quality[m][chosen] for m in modalities if m in self._quality},
+        )  # fmt: skip
 
 
 def _cut(data: Dataset, modalities: tuple[str, ...], rows: np.ndarray | None) -> dict[str, Float32]:

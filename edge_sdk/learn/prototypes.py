@@ -51,6 +51,22 @@ def follow(table: Floats, seen: Floats, new: Floats, *, counts: Floats, kappa: f
     return table + rate[:, None] * (new - table), seen + counts
 
 
+def persistent(
+    table: Floats, reports: Floats, temporal: Floats, *, seen: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Returns the running mean p̄ (C, D) over rounds and its counts u (C,) after one round: p̄ ← ((u − 1) p̄ + p) / u.
+
+    Args:
+        table: p̄ before.
+        reports: u before.
+        temporal: (C, D) this round's prototypes.
+        seen: (C,) classes reported in this round; the others stay.
+    """
+    u = reports + seen
+    mean = ((u - 1)[:, None] * table + temporal) / np.maximum(u, 1)[:, None]
+    return np.where(seen[:, None], mean, table), u
+
+
 def distances(h: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
     """Returns Euclidean distances with a gradient that is finite at 0: (B, D), (C, D) -> (B, C)."""
     squared = (h[:, None, :] - prototypes[None]).square().sum(2)  # (B, C, D) -> (B, C)
@@ -62,4 +78,4 @@ def logits(h: torch.Tensor, prototypes: torch.Tensor, known: torch.Tensor) -> to
     return (-distances(h, prototypes)).masked_fill(~known, -torch.inf)
 
 
-__all__ = ["SMALLEST", "distances", "follow", "local", "logits", "merge"]
+__all__ = ["SMALLEST", "distances", "follow", "local", "logits", "merge", "persistent"]

@@ -205,7 +205,9 @@ class PayloadField:
     """One array of a payload; `{modality}` in the name stands for every modality of the spec."""
 
     name: str
-    shape: tuple[str | int, ...] = ()  # "C" classes, "D" feature size, "M" modalities, "M*D", "M+1", or a number
+    shape: tuple[
+        str | int, ...
+    ] = ()  # "C" classes, "D" feature size, "M" modalities, "M*D", "M+1", a number; "*" any size
     dtype: str = "float32"
     low: float = -np.inf
     high: float = np.inf
@@ -239,6 +241,7 @@ def _check_field(name: str, field: PayloadField, value: Array, spec: FederationS
         "C": len(spec.classes), "D": spec.model.feature_dim, "M": len(spec.modalities),
         "M*D": len(spec.modalities) * spec.model.feature_dim, "M+1": len(spec.modalities) + 1,
     }  # fmt: skip
+    sizes["*"] = value.shape[-1] if value.ndim else 0  # only a last axis may be free; the wire bounds it
     shape = tuple(n if isinstance(n, int) else sizes[n] for n in field.shape)
     if value.shape != shape or value.dtype != np.dtype(field.dtype):
         raise UpdateRejected(

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
-from edge_sdk.methods import fedasync, fedattn, fedavg, fedavg_p, g_blend, harmony, hgb, modality_mirror, ogm_ge, pmr
+from edge_sdk.methods import (
+    fedasync,
+    fedattn,
+    fedavg,
+    fedavg_p,
+    g_blend,
+    harmony,
+    hgb,
+    modality_mirror,
+    ogm_ge,
+    pmr,
+    qqr,
+)
 from edge_sdk.methods.base import compose
 
 C_GB = replace(hgb.METHOD, name="c_gb", config=hgb.ClientBlendingConfig)
@@ -21,6 +34,45 @@ HARMONY_ASYNC = replace(harmony.METHOD, name="harmony_async")
 MODALITY_MIRROR_ASYNC = replace(modality_mirror.METHOD, name="modality_mirror_async")
 M_GB = replace(hgb.METHOD, name="m_gb", config=hgb.ModalityBlendingConfig)
 
+
+class PartialModality(qqr.Config):
+    """PM, and FM where nothing is missing: no prototypes at all."""
+
+    fill: Literal["prototype", "zero", "input"] = "zero"
+    plr: Literal["mse", "contrastive", "off"] = "off"
+
+
+class ZeroFilling(PartialModality):
+    """ZF."""
+
+    fill: Literal["prototype", "zero", "input"] = "input"
+
+
+class Substitution(qqr.Config):
+    """QQR-N: prototypes stand for what is missing; nothing pulls."""
+
+    plr: Literal["mse", "contrastive", "off"] = "off"
+
+
+class Pmm(Substitution):
+    """PMM: the same with float32 prototypes."""
+
+    bits: Literal[0, 2, 4, 8] = 0
+
+
+class Pulling(qqr.Config):
+    """QQR-L: prototypes pull on what is poor; zeros stand for what is missing."""
+
+    fill: Literal["prototype", "zero", "input"] = "zero"
+
+
+FM = replace(qqr.METHOD, name="fm", config=PartialModality)
+PM = replace(qqr.METHOD, name="pm", config=PartialModality)
+PMM = replace(qqr.METHOD, name="pmm", config=Pmm, source="arXiv:2505.16138")
+QQR_L = replace(qqr.METHOD, name="qqr_l", config=Pulling)
+QQR_N = replace(qqr.METHOD, name="qqr_n", config=Substitution)
+ZF = replace(qqr.METHOD, name="zf", config=ZeroFilling)
+
 __all__ = [
     "C_GB",
     "FEDATT",
@@ -31,8 +83,14 @@ __all__ = [
     "FED_OGM",
     "FED_OGM_GE_ASYNC",
     "FED_PMR_ASYNC",
+    "FM",
     "G_BLENDING",
     "HARMONY_ASYNC",
     "MODALITY_MIRROR_ASYNC",
     "M_GB",
+    "PM",
+    "PMM",
+    "QQR_L",
+    "QQR_N",
+    "ZF",
 ]
