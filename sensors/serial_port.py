@@ -49,6 +49,10 @@ class Port:
         """Bits per second."""
         return int(self._serial.baudrate)
 
+    def fileno(self) -> int:
+        """Returns the file descriptor, for an event loop."""
+        return int(self._serial.fileno())
+
     def set_baud(self, baud: int) -> None:
         """Changes the speed and forgets what came at the old one."""
         try:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.config import parse
+from edge_sdk.core.held import Held
 from edge_sdk.core.interfaces import LabelSource
 from edge_sdk.core.messages import LabelMessage
 from edge_sdk.core.records import Label
@@ -206,8 +207,6 @@ class MqttLabels(LabelSource):
 class KeyLabels(LabelSource):
     """Labels of the person who wears the device: one key begins a class, the next one ends it.
 
-    A long activity is told in pieces, so that its windows need not wait for its end.
-
     Args:
         options: `piece_s`.
         clock: the stream clock.
@@ -220,37 +219,16 @@ class KeyLabels(LabelSource):
         piece_s: float = Field(default=5.0, gt=0)  # longest span told at once
 
     def __init__(self, options: Mapping[str, Any], clock: Clock, *, epoch_ns: int | None = None) -> None:
-        self._piece_s = parse(options, KeyLabels.Options, "labels.options").piece_s
-        self._clock = clock
-        self._name: str | None = None
-        self._since_ns = 0
-        self._done: list[Label] = []
-        self._changed = asyncio.Event()
+        self._held = Held(clock, parse(options, KeyLabels.Options, "labels.options").piece_s)
 
     def press(self, name: str | None) -> None:
         """The person does this from now on; None: nothing that has a name."""
-        self._end_piece()
-        self._name = name
-        self._changed.set()
-
-    def _end_piece(self) -> None:
-        now_ns = self._clock.now_ns()
-        if self._name is not None and now_ns > self._since_ns:
-            self._done.append(Label(self._since_ns, now_ns, self._name))
-        self._since_ns = now_ns
+        self._held.press(name)
 
     async def labels(self) -> AsyncIterator[Label]:
         """Yields a piece per change, and at least one every `piece_s` while a class lasts; waits for ever."""
-        while True:
-            try:
-                async with self._clock.deadline(float("inf") if self._name is None else self._piece_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                self._end_piece()
-            self._changed.clear()
-            done, self._done = self._done, []
-            for label in done:
-                yield label
+        async for label in self._held.labels():
+            yield label
 
 
 __all__ = ["FileLabels", "KeyLabels", "LabelCounters", "LabelJoiner", "MqttLabels", "Refusal"]
