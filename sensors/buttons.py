@@ -184,20 +184,31 @@ class SerialLabels(ButtonLabels):
         return _SerialButtons(Port(self._options.port, self._options.baud))
 
 
+class ButtonLines:
+    """Lines of a board to presses; pure."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Press]:
+        """Returns the presses of the lines that are complete with these bytes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_MAX:
+            self._rest = b""
+        names = [line.decode(errors="replace").strip() for line in lines]
+        return [Press(name.lstrip("+-"), down=not name.startswith("-")) for name in names if name.strip("+-")]
+
+
 class _SerialButtons:
     def __init__(self, port: Port) -> None:
         self._port = port
-        self._rest = b""
+        self._lines = ButtonLines()
 
     def fileno(self) -> int:
         return self._port.fileno()
 
     def read(self) -> list[Press]:
-        *lines, self._rest = (self._rest + self._port.drain(0)).split(b"\n")
-        if len(self._rest) > LINE_MAX:
-            self._rest = b""
-        names = [line.decode(errors="replace").strip() for line in lines]
-        return [Press(name.lstrip("+-"), down=not name.startswith("-")) for name in names if name.strip("+-")]
+        return self._lines.feed(self._port.drain(0))
 
     def close(self) -> None:
         self._port.close()
@@ -295,4 +306,13 @@ def _explain_gpio(chip: str, lines: tuple[int | str, ...], error: Exception) -> 
     return f"{chip}: lines {asked} cannot be had: {error}; `gpioinfo` says what they are called and who uses them"
 
 
-__all__ = ["ButtonLabels", "ButtonOptions", "GpioLabels", "GpioOptions", "Press", "SerialLabels", "SerialOptions"]
+__all__ = [
+    "ButtonLabels",
+    "ButtonLines",
+    "ButtonOptions",
+    "GpioLabels",
+    "GpioOptions",
+    "Press",
+    "SerialLabels",
+    "SerialOptions",
+]

@@ -16,15 +16,17 @@ from edge_sdk.core.errors import SensorUnavailable
 from edge_sdk.core.records import Chunk
 from sensors.frames import G, LineParser, WitGroups, WitParser
 from sensors.imu_serial import SerialImuDriver
+from sensors.protocols import WitMotion
 from sensors.xbus import XbusParser, mtdata2
 from tests.helpers.virtual_imu import Emulator, csv_sample, wit_sample, xsens_sample
 
-SECONDS = 20.0
+SECONDS = 60.0
 RATE_HZ = 200.0
 CORRUPT = 0.01  # share of groups with one flipped bit
 PARSE_LIMIT = 20.0  # MB/s
 CORE_LIMIT = 0.1  # share of one core
 MEGABYTE = 1_000_000
+BAUD_LIMIT_S = 10.0  # until a wrong baud is answered with the right one
 PIECE = 4096  # bytes per read, about what a port holds after a pause
 
 
@@ -98,6 +100,22 @@ def soak(seconds: float) -> dict[str, float]:
     }
 
 
+def wrong_baud(baud: int) -> float:
+    """Returns how long a start with another baud than the sensor's takes to say the right one, s."""
+    with Emulator("witmotion", rate=10.0, baud=baud) as imu:
+        driver = SerialImuDriver("imu", {"port": imu.port, "rate_hz": 10.0, "baud": 115200})
+        begin = time.monotonic()
+        try:
+            driver.open()
+        except SensorUnavailable as error:
+            if f"set baud = {baud}" not in str(error):
+                raise
+            return time.monotonic() - begin
+        finally:
+            driver.close()
+    raise AssertionError("the wrong baud was not noticed")
+
+
 def row(name: str, value: float, unit: str, reference: str, ratio: float) -> dict[str, Any]:
     """Returns one line of the report; a ratio of at most 1 keeps the limit."""
     return {"name": name, "value": value, "unit": unit, "reference": reference, "ratio": ratio}
@@ -124,6 +142,8 @@ def run() -> list[dict[str, Any]]:
         )
         for n, v in speeds.items()
     ]
+    slowest = WitMotion.bauds[-1]
+    found_s = wrong_baud(slowest)
     got = soak(SECONDS)
     what = f"{SECONDS:g} s at {RATE_HZ:g} Hz over a pseudo-terminal, one flipped bit in {CORRUPT:.0%} of the groups"
     none = "limit 0; the ratio is the number itself"
@@ -149,6 +169,13 @@ def run() -> list[dict[str, Any]]:
             "cores",
             f"limit {CORE_LIMIT} of one core",
             got["core"] / CORE_LIMIT,
+        ),
+        row(
+            "sensors.serial.wrong_baud",
+            round(found_s, 2),
+            "s",
+            f"limit {BAUD_LIMIT_S:g} s; configured 115200, the sensor at {slowest}, the last one tried",
+            found_s / BAUD_LIMIT_S,
         ),
         row("sensors.serial.jitter", round(got["jitter_ms"], 3), "ms", "limit 1 ms, of sample times", got["jitter_ms"]),
     ]

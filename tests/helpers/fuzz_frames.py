@@ -1,6 +1,6 @@
-"""Throws damaged bytes at every parser of `sensors.frames`, and checks what must hold whatever comes.
+"""Throws damaged bytes at every parser of the sensors, and checks what must hold whatever comes.
 
-python -m tests.helpers.fuzz_frames 1000000
+python -m tests.helpers.fuzz_frames 1000000     so many inputs for each parser
 """
 
 from __future__ import annotations
@@ -8,15 +8,19 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
+from edge_sdk.core.errors import ConfigError
+from sensors.buttons import LINE_MAX, ButtonLines
 from sensors.frames import BnoParser, LineParser, WitGroups, WitParser
+from sensors.imu_iio import Element
+from sensors.protocols import PROTOCOLS, Plan
 from sensors.xbus import XbusParser, mtdata2
 from tests.helpers.virtual_imu import csv_sample, wit_sample, xsens_sample
 
+LONG = 10_000  # from so many inputs on each parser is reported
 KEPT = 8192  # bytes a parser may keep: more means that it waits for something that never comes
 
 
@@ -77,13 +81,70 @@ def _bno_reply(number: int) -> bytes:
     return b"\xee\x07" if number % 5 == 0 else b"\xbb\x12" + bytes((number + i) & 0xFF for i in range(18))
 
 
-# Parser, good input, share of all inputs (the slow one gets fewer).
-TARGETS: dict[str, tuple[Callable[[random.Random], Callable[[bytes], None]], Callable[[int], bytes], int]] = {
-    "wit": (_wit, wit_sample, 1),
-    "xbus": (_xbus, xsens_sample, 3),
-    "mtdata2": (_mtdata2, xsens_sample, 2),
-    "bno": (_bno, _bno_reply, 3),
-    "line": (_line, csv_sample, 2),
+def _protocol(name: str, channels: tuple[str, ...], columns: int) -> Callable[[random.Random], Callable[[bytes], None]]:
+    """The whole way from bytes to samples, and the search for the baud."""
+
+    def make(rng: random.Random) -> Callable[[bytes], None]:
+        protocol = PROTOCOLS[name](Plan(channels, 100.0))
+
+        def feed(data: bytes) -> None:
+            samples = protocol.feed(data)
+            assert samples.data.shape == (len(samples.lost), columns)
+            assert samples.data.dtype == np.float32
+            assert samples.ticks is None or len(samples.ticks) == len(samples.lost)
+            if rng.random() < 0.05:
+                assert protocol.heard(data) >= 0
+
+        return feed
+
+    return make
+
+
+def _buttons(rng: random.Random) -> Callable[[bytes], None]:
+    lines = ButtonLines()
+
+    def feed(data: bytes) -> None:
+        for press in lines.feed(data):
+            assert press.button
+            assert press.button[0] not in "+-"
+        assert len(lines._rest) <= LINE_MAX
+
+    return feed
+
+
+def _button_line(number: int) -> bytes:
+    return f"{'+-'[number % 2]}{number % 7}\r\n".encode()
+
+
+def _element(rng: random.Random) -> Callable[[bytes], None]:
+    def feed(data: bytes) -> None:
+        try:
+            element = Element.parse("in_accel_x", 0, data.decode(errors="replace"))
+        except ConfigError:
+            return
+        word = np.array([rng.getrandbits(8 * element.storage)], f"u{element.storage}")
+        assert -(2**63) <= int(element.decode(word)[0]) < 2**63
+
+    return feed
+
+
+def _element_type(number: int) -> bytes:
+    return (b"le:s12/16>>4", b"be:u24/32>>8", b"le:s64/64>>0", b"le:u16/16X1>>0", b"le:s16/16X3>>0")[number % 5]
+
+
+# Parser and its good input.
+TARGETS: dict[str, tuple[Callable[[random.Random], Callable[[bytes], None]], Callable[[int], bytes]]] = {
+    "wit": (_wit, wit_sample),
+    "xbus": (_xbus, xsens_sample),
+    "mtdata2": (_mtdata2, xsens_sample),
+    "bno": (_bno, _bno_reply),
+    "line": (_line, csv_sample),
+    "protocol witmotion": (_protocol("witmotion", ("acc", "gyro"), 6), wit_sample),
+    "protocol bno055": (_protocol("bno055", ("acc", "quat"), 7), _bno_reply),
+    "protocol xsens": (_protocol("xsens", ("gyro", "acc"), 6), xsens_sample),
+    "protocol csv": (_protocol("csv", ("t_ms", "ax", "-", "ay", "az", "-", "-"), 3), csv_sample),
+    "iio element": (_element, _element_type),
+    "buttons": (_buttons, _button_line),
 }
 
 
@@ -106,22 +167,22 @@ def damaged(good: list[bytes], rng: random.Random) -> bytes:
 
 
 def fuzz(inputs: int, seed: int) -> dict[str, int]:
-    """Feeds so many inputs in all; returns how many each parser got."""
-    rng = random.Random(seed)
-    shares = [name for name, target in TARGETS.items() for _ in range(target[2])]
-    feeds = {name: target[0](rng) for name, target in TARGETS.items()}
-    good = {name: [target[1](i * 37) for i in range(100)] for name, target in TARGETS.items()}
-    counts: Counter[str] = Counter()
-    for i in range(inputs):
-        name = shares[i % len(shares)]
-        data = damaged(good[name], rng)
-        try:
-            feeds[name](data)
-        except Exception as error:
-            raise AssertionError(f"{name}, input {i} of seed {seed}: {data.hex()}") from error
-        counts[name] += 1
-    return dict(counts)
+    """Feeds so many inputs to each parser; returns how many each got."""
+    counts = {}
+    for name, (make, sample) in TARGETS.items():
+        rng = random.Random(f"{seed} {name}")
+        feed, good = make(rng), [sample(i * 37) for i in range(100)]
+        for i in range(inputs):
+            data = damaged(good, rng)
+            try:
+                feed(data)
+            except Exception as error:
+                raise AssertionError(f"{name}, input {i} of seed {seed}: {data.hex()}") from error
+        counts[name] = inputs
+        if inputs >= LONG:
+            print(f"{name}: {inputs} inputs without a crash", flush=True)
+    return counts
 
 
 if __name__ == "__main__":
-    print(fuzz(int(sys.argv[1]), seed=0))
+    fuzz(max(LONG, int(sys.argv[1])), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -186,9 +186,5 @@ def test_a_line_that_never_ends_takes_no_memory() -> None:
 
 
 def test_fuzz() -> None:
-    assert sum(fuzz(20_000, seed=1).values()) == 20_000
-
-
-@pytest.mark.slow
-def test_fuzz_a_million() -> None:
-    assert sum(fuzz(1_000_000, seed=2).values()) == 1_000_000
+    """The quick form; a million inputs for each parser: python -m tests.helpers.fuzz_frames 1000000."""
+    assert set(fuzz(3000, seed=1).values()) == {3000}
