@@ -15,6 +15,7 @@ from edge_sdk.core.clock import NS, monotonic_ns
 from edge_sdk.core.errors import PluginError, SensorUnavailable
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
+from sensors.serial_port import group_of, holders
 
 DRIVER_ERR_NS = 1_000_000  # a time stamp that the kernel gave
 PLAUSIBLE_NS = 2 * NS  # a time stamp further from now is on another clock
@@ -93,7 +94,8 @@ class OpenCvCapture(Capture):
         else:
             _check_device(Path(o.source), stream)
             self._capture = cv2.VideoCapture(o.source, cv2.CAP_V4L2)
-            trouble = f"cannot be opened as a camera; who uses it says: fuser -v {o.source}"
+            users = holders(o.source) or f"nobody who can be seen from here; try fuser -v {o.source}"
+            trouble = f"cannot be opened as a camera; in use by {users}"
         if not self._capture.isOpened():
             self._capture.release()
             raise SensorUnavailable(f"{o.source}: {trouble}")
@@ -145,7 +147,10 @@ def _check_device(path: Path, stream: str) -> None:
     if not stat.S_ISCHR(mode):
         raise SensorUnavailable(f"{path}: a file, not a camera; recordings are played by the driver 'replay'")
     if not os.access(path, os.R_OK | os.W_OK):
-        raise SensorUnavailable(f"{path}: permission denied; sudo usermod -aG video $USER, then log in again")
+        group = group_of(str(path))
+        raise SensorUnavailable(
+            f"{path}: permission denied; it belongs to group {group}: sudo usermod -aG {group} $USER, then log in again"
+        )
 
 
 def import_cv2(stream: str) -> Any:

@@ -307,7 +307,7 @@ def scan(bus: int) -> list[Found]:
             try:
                 with library().SMBus(bus) as opened:
                     same = kind(opened, options).identify() == kind.who_am_i[1]
-            except (OSError, PluginError):
+            except OSError:
                 continue
             if same:
                 where = f'chip = "{name}", bus = {bus}, address = 0x{address:02x}'

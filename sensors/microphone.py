@@ -9,11 +9,13 @@ wall clock out, and notices when more time has passed than samples came.
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import queue
+import re
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -37,6 +39,7 @@ QUEUE_S = 10.0  # audio between PortAudio's thread and read(); more is lost and 
 _JUMP_S = 0.25  # the two clocks come apart by more within one block: one of them jumped
 _SLACK_S = 0.25  # time that may pass without samples before they count as lost
 _SETTLE_S = 0.1  # an age further from the line than this is no jitter
+_CARD = re.compile(r"\s*\(hw:\d+,\d+\)$")
 _INVALID_RATE = -9997  # PortAudio's paInvalidSampleRate
 _KEEP = 400  # blocks in the regression
 _MIN_SPAN_S = 5.0  # below this a rate cannot be told from jitter
@@ -283,20 +286,8 @@ class MicrophoneDriver(Driver):
 
     @staticmethod
     def detect() -> list[Found]:
-        try:
-            sd = import_sounddevice("microphone")
-        except PluginError:
-            return []
-        return [
-            Found(
-                "microphone",
-                d["name"],
-                f"{d['max_input_channels']} channels, {d['default_samplerate']:.0f} Hz",
-                f'[sensors.audio]\ndriver = "microphone"\noptions = {{ device = "{d["name"]}" }}',
-            )
-            for d in sd.query_devices()
-            if d["max_input_channels"] > 0
-        ]
+        sd = import_sounddevice("microphone")
+        return inputs([d for d in sd.query_devices() if d["max_input_channels"] > 0])
 
     def _begin(self, now_ns: int) -> None:
         self._heard_ns = now_ns
@@ -350,6 +341,18 @@ class MicrophoneDriver(Driver):
         raise SensorUnavailable(
             f"no microphone called {self._options.device!r} (sensors.{self.stream}.options.device); connected: {here}"
         )
+
+
+def inputs(devices: Sequence[Mapping[str, Any]]) -> list[Found]:
+    """Returns PortAudio's input devices by names that last: without the number of the card, which a plug changes."""
+    short = [_CARD.sub("", d["name"]) for d in devices]
+    found = []
+    for device, name in zip(devices, short, strict=True):
+        lasting = name if sum(name in other for other in short) == 1 else device["name"]
+        toml = f'[sensors.audio]\ndriver = "microphone"\noptions = {{ device = {json.dumps(lasting)} }}'
+        said = f"{device['max_input_channels']} channels, {device['default_samplerate']:.0f} Hz"
+        found.append(Found("microphone", lasting, said, toml))
+    return found
 
 
 def import_sounddevice(stream: str) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from edge_sdk.core.clock import NS, monotonic_ns
 from edge_sdk.core.errors import ConfigError, SensorTimeout, SensorUnavailable
 from edge_sdk.core.records import Chunk
+from sensors import capture, serial_port
 from sensors.camera import CameraDriver, devices
 from tests.helpers.detection import pasted
 from tests.helpers.virtual_camera import HEIGHT, WIDTH, MjpegCamera, number
@@ -148,13 +149,17 @@ def test_times_follow_a_faster_clock() -> None:
     assert np.median(np.diff([c.t_ns for c in chunks])) == pytest.approx(100 * PERIOD_NS, rel=0.5)
 
 
-def test_what_is_no_camera_is_named(tmp_path: Path) -> None:
+def test_what_is_no_camera_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for source, said in ((tmp_path / "video9", "no such camera .*connected"), (tmp_path, "a file, not a camera")):
         driver = CameraDriver("camera", {"source": str(source)})
         with pytest.raises(SensorUnavailable, match=said):
             driver.open()
     driver = CameraDriver("camera", {"source": "/dev/null"})
-    with pytest.raises(SensorUnavailable, match="fuser -v /dev/null"):
+    with pytest.raises(SensorUnavailable, match="cannot be opened as a camera; in use by"):
+        driver.open()
+    monkeypatch.setattr(capture.os, "access", lambda path, mode: False)
+    group = serial_port.group_of("/dev/null")
+    with pytest.raises(SensorUnavailable, match=f"belongs to group {group}: sudo usermod -aG {group} "):
         driver.open()
     with pytest.raises(ConfigError, match="source"):
         CameraDriver("camera", {})

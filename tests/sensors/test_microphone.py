@@ -226,6 +226,13 @@ def test_a_microphone_that_opens_and_never_delivers(driver: MicrophoneDriver) ->
         driver.read(0.0)
 
 
+def test_microphones_are_listed_by_names_that_last() -> None:
+    names = ["USB PnP Sound Device: Audio (hw:2,0)", "Twin: - (hw:3,0)", "Twin: - (hw:4,0)", "pulse"]
+    found = microphone.inputs([{"name": n, "max_input_channels": 1, "default_samplerate": 48_000.0} for n in names])
+    assert [f.id for f in found] == ["USB PnP Sound Device: Audio", "Twin: - (hw:3,0)", "Twin: - (hw:4,0)", "pulse"]
+    assert 'device = "USB PnP Sound Device: Audio"' in found[0].toml
+
+
 def test_options(driver: MicrophoneDriver) -> None:
     with pytest.raises(ConfigError, match="rate_hz"):
         MicrophoneDriver("audio", {"rate_hz": 5})
