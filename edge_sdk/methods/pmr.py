@@ -11,17 +11,19 @@ arXiv:2211.07089; its asynchronous form is a baseline of MBA, whose paper says "
              c_{j,m} ← c_{n,j,m} if nobody had class j, else (1 − κ) c_{j,m} + κ c_{n,j,m},
              κ = (1 − momentum)(τ + 1)^−a
 
-Differs from the source: any number of modalities; prototypes come from the whole local set and from all clients;
-κ falls with staleness as the rate of the weights does; PER, the entropy term, is left out (it is absent from the public
-code too); the public code has the constant `strength` in the place of the clipped coefficient. Classes without a
-prototype are masked out of the softmax, and rows of such a class have no term. `rounds` counts a device's own local
-rounds with the term (0: all), where the source stimulates in the first two thirds. Until the server has prototypes, CE
-alone. Scores are means over the rows that have the modality.
+Differs from the source: any number of modalities; prototypes come from the whole local set and from all clients; κ
+falls with staleness as the rate of the weights does; PER, the entropy term, is left out (it is absent from the public
+code too); the public code has the constant `strength` in the place of the clipped coefficient (`coefficient =
+"constant"`: for the modalities whose coefficient is not 0). Classes without a prototype are masked out of the softmax,
+and rows of such a class have no term. `rounds` counts a device's own local rounds with the term (0: all), where the
+source stimulates in the first two thirds. Until the server has prototypes, CE alone. Scores are means over the rows
+that have the modality.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,6 +45,7 @@ class Config(Model):
     a: float = Field(default=0.5, ge=0)  # exponent of the staleness decay
     momentum: float = Field(default=0.2, ge=0, le=1)  # what an old prototype keeps; ε of the source
     strength: float = Field(default=1.0, ge=0)  # α of the source, 1 to 3
+    coefficient: Literal["ratio", "constant"] = "ratio"
     rounds: int = Field(default=0, ge=0)  # local rounds with prototype terms; 0: all
 
 
@@ -64,7 +67,8 @@ class Client(ClientRule[Config]):
         logits = prototype_tables.batch_logits(ctx.scratch["tables"], out.features, batch, ctx.spec.modality_names)
         if len(logits) > 1:
             values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
-            yield from prototype_tables.terms(logits, self.config.strength * scores.stimulation(values))
+            coefficients = scores.stimulation(values, constant=self.config.coefficient == "constant")
+            yield from prototype_tables.terms(logits, self.config.strength * coefficients)
 
     def end(self, ctx: ClientContext) -> None:
         if self.config.rounds:

@@ -94,11 +94,11 @@ def test_a_client_reports_the_means_of_its_trained_features() -> None:
     assert set(result.payload) == {f"{k}.{m}" for k in ("prototypes", "counts") for m in learning.NAMES}
 
 
-def terms(extras: dict, y: list[int]) -> list[tuple[float, float]]:
+def terms(extras: dict, y: list[int], **config: str) -> list[tuple[float, float]]:
     """Returns weights and values of the loss terms of a batch whose features are known."""
     from edge_sdk.learn.records import ClientContext
 
-    rule = pmr.METHOD.client_rule({"strength": 2.0})
+    rule = pmr.METHOD.client_rule({"strength": 2.0, **config})
     now = learning.view(("acc", "gyro"))
     work = replace(learning.job(SPEC, rule.schedule(now)[0], now), extras=extras)
     n = len(y)
@@ -131,6 +131,7 @@ def test_the_loss_terms_of_a_batch_by_hand() -> None:
     assert found[0] == (1.0, pytest.approx(np.log(3)))
     assert found[1] == (pytest.approx(2.0 * min(p / (1 / 3) - 1, 1)), pytest.approx(np.log(3)))  # gyro is slower
     assert len(found) == 2
+    assert terms(extras_of(), [0, 0], coefficient="constant")[1] == (2.0, pytest.approx(np.log(3)))
 
 
 def test_classes_without_a_prototype_are_masked() -> None:
