@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -100,11 +101,19 @@ def _export(model: build.FusedModel, spec: FederationSpec) -> onnx.ModelProto:
                 dynamic_shapes=(free,),
             )
     except (torch.onnx.errors.OnnxExporterError, torch.onnx.errors.UnsupportedOperatorError) as error:
-        raise EngineError(f"torch cannot export the model of federation {spec.name!r}: {error}") from error
+        raise EngineError(f"torch cannot export the model of federation {spec.name!r}: {_reason(error)}") from error
     if program is None:
         raise EngineError("torch.onnx.export returned nothing")
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def _reason(error: BaseException) -> str:
+    """Returns which operator is in the way, else the first line of the first cause: the whole text is a page."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    operator = re.search(r"op='([\w.]+)'", str(error))
+    return f"operator {operator[1]} is not supported" if operator else str(error).partition("\n")[0]
 
 
 @contextlib.contextmanager

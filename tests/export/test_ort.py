@@ -72,6 +72,15 @@ def test_a_newer_ir_version_is_refused_with_the_reason(tmp_path: Path) -> None:
         OrtEngine.open(_rewritten(tmp_path, proto), TENSORS)
 
 
+def test_an_operator_that_onnxruntime_lacks_is_named(tmp_path: Path) -> None:
+    proto = onnx.load(str(exported(SPEC)), load_external_data=False)
+    next(node for node in proto.graph.node if node.op_type == "Relu").op_type = "Frobnicate"
+    running = OrtEngine.open(exported(SPEC), TENSORS)
+    with pytest.raises(EngineError, match="Frobnicate"):
+        OrtEngine.open(_rewritten(tmp_path, proto), TENSORS)
+    assert running.run(parity.noise(SPEC, 1, 0), np.ones((1, 2), np.float32)).shape == (1, 4)
+
+
 def test_an_initialiser_outside_the_map_is_refused(tmp_path: Path) -> None:
     graph = tmp_path / "model.onnx"
     whole = sidecar.read(exported(SPEC))

@@ -111,6 +111,7 @@ def strange_encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     where = "tests.helpers.encoders"
     points = {
         "bn": f"{where}:BatchNormCnn",
+        "eigen": f"{where}:Eigenvalues",
         "forgetful": f"{where}:Forgetful",
         "steps": f"{where}:TwoDimensional",
     }
@@ -162,6 +163,13 @@ def test_a_small_weight_is_not_folded_into_a_constant() -> None:
 def test_a_constant_made_from_weights_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"encoder_acc\.doubled.*depends on the weights"):
         export_onnx(strange_spec("forgetful"), NO_NEEDS, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("strange_encoders")
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"federation 'har': operator aten\._linalg_eigh is not supported$"):
+        export_onnx(strange_spec("eigen"), NO_NEEDS, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

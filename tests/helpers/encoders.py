@@ -55,6 +55,18 @@ class Forgetful(nn.Module):
         return torch.tanh(x.mean(-1) @ self.doubled.T + self.weight.sum())
 
 
+class Eigenvalues(nn.Module):
+    """Uses an operator that ONNX does not have."""
+
+    def __init__(self, modality: ModalitySpec, feature_dim: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(modality.shape[0], feature_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, L) -> (B, D)."""
+        return torch.relu(self.out(torch.linalg.eigvalsh(x @ x.transpose(1, 2))))
+
+
 class TwoDimensional(nn.Module):
     """A layer applied to every time step, whose transposed weight the exporter would like to fold."""
 
@@ -69,4 +81,4 @@ class TwoDimensional(nn.Module):
         return h
 
 
-__all__ = ["BatchNormCnn", "Forgetful", "TwoDimensional"]
+__all__ = ["BatchNormCnn", "Eigenvalues", "Forgetful", "TwoDimensional"]
