@@ -62,16 +62,11 @@ class Scheduler:
         """Returns an open task by its id."""
         return self._open.get(name)
 
-    def choose(self, fleet: Fleet, ready: Callable[[Member], bool]) -> list[Member]:
-        """Returns the waiting devices that get a task now.
-
-        Args:
-            fleet: the devices.
-            ready: says whether a device may be chosen at this moment.
-        """
+    def choose(self, fleet: Fleet) -> list[Member]:
+        """Returns the waiting devices that get a task now."""
         if not self.enough(fleet):
             return []
-        return self._pick[self._config.policy](fleet, lambda member: self.fits(member) and ready(member))
+        return self._pick[self._config.policy](fleet, self.fits)
 
     def enough(self, fleet: Fleet) -> bool:
         """Says whether as many devices are on line as have to be before anybody trains."""

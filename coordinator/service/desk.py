@@ -66,7 +66,8 @@ class Desk:
         newest = self._publisher.newest
         if newest is None or not self._fleet.waits or not self.may_open:
             return
-        await self.give(tuple(self._make(member) for member in self.scheduler.choose(self._fleet, self._ready)))
+        if self._fresh:
+            await self.give(tuple(self._make(member) for member in self.scheduler.choose(self._fleet)))
         if not self._publisher.busy:
             self.tell()
 
@@ -80,7 +81,8 @@ class Desk:
             self._emit(events.TaskGiven(task.device, task.id, task.number, task.base.number, task.modalities))
         return True
 
-    def _ready(self, member: Member) -> bool:
+    @property
+    def _fresh(self) -> bool:
         """A version on its way out is worth a moment: a task on it is fresher."""
         return not self._publisher.busy or self._publisher.waited_ns() > self._patience_ns
 

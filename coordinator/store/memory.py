@@ -178,10 +178,12 @@ class MemoryStore(Store):
         for number in self._versions.keys() - always - keep - journal:
             del self._versions[number]
         sizes = {n: _size(tensors) + len(data) for n, (_, tensors, data) in self._versions.items()}
+        used = sum(sizes.values())
         for number in sorted(sizes.keys() - always - journal):
-            if sum(sizes.values()) > budget_bytes:
-                del sizes[number], self._versions[number]
-        over = sum(sizes.values()) > budget_bytes
+            if used > budget_bytes:
+                used -= sizes[number]
+                del self._versions[number]
+        over = used > budget_bytes
         return frozenset(self._versions), over and bool(journal - always)
 
     def roll_back(self, rollback: Rollback, checkpoint: Checkpoint) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from edge_sdk.codecs import chunks, wire
@@ -264,7 +265,7 @@ class Device:
         self._renewed.set()
 
     def _head_message(self, payload: bytes) -> None:
-        self._head = wire.decode(Head, payload)
+        self._head = _head(payload)
         if self.session is not None:
             self.session.head(self._head)
 
@@ -318,6 +319,12 @@ class Device:
             if self._asking and self.spec is not None:
                 self._asking = False
                 self._asking = not await link.send(link.topics.fetch(self.id), Fetch("task"))
+
+
+@lru_cache(maxsize=4)
+def _head(payload: bytes) -> Head:
+    """Returns the head; every device of a simulation hears the same one."""
+    return wire.decode(Head, payload)
 
 
 def _software() -> str:

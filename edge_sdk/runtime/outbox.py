@@ -124,6 +124,7 @@ class Outbox:
         return StoreError(f"outbox {self.where}: {error}; make room on its disk or remove the file")
 
     def _open(self, limit_mb: float) -> None:
+        self._db.execute("PRAGMA auto_vacuum=FULL")  # an outbox is empty most of the time; so is its file then
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")  # an edge device loses its power, not only its process
         if limit_mb:

@@ -216,7 +216,9 @@ class Session:
         group.start(loop.run(), name=f"{parts.device} train")
 
     def _own(self, tensors: ModelTensors) -> None:
-        """The device has trained a model of its own; only the newest counts."""
+        """The device has trained a model of its own; only the newest counts, and only for inference."""
+        if not self._parts.config.inference.enabled:
+            return
         if self._own_model.full():
             self._own_model.get_nowait()
         self._own_model.put_nowait(tensors)

@@ -26,7 +26,7 @@ from edge_sdk.runtime.link import Link
 AT_ONCE = 64  # chunk subscriptions at a time
 PATIENCE_S = 20.0  # without a chunk for this long we ask again
 _RACES = 2  # lost races after which the coordinator is asked
-_KEEP = 4  # decoded versions
+_KEEP = 4  # decoded versions at most
 _ANNOUNCED = 16  # published versions whose slot we remember
 _ATTEMPTS = 3  # of a version whose bytes cannot be decoded
 _LARGEST = 1 << 30  # bytes of an object we are ready to assemble
@@ -85,6 +85,9 @@ class Subscriber:
                 self._announced.move_to_end(published.id)
         while len(self._announced) > _ANNOUNCED:
             self._announced.popitem(last=False)
+        named = {v for p in (head.best, head.newest) if p is not None for v in (p.id, p.base)}
+        for version in self._held.keys() - named:  # whoever works with it has it; a fleet of idle devices need not
+            del self._held[version]
         self._news.set()
 
     def chunk(self, payload: bytes, slot: int = REPLY) -> None:

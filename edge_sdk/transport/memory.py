@@ -32,6 +32,9 @@ class MemoryBroker:
         self.clock = clock
         self.retained: dict[str, bytes] = {}
         self._members: dict[str, MemoryTransport] = {}  # started clients by id, in the order of their start
+        self._listeners: dict[str, set[MemoryTransport]] = {}  # topic → who subscribes to it by name
+        self._wild: set[MemoryTransport] = set()  # who subscribes with wildcards
+        self._started = 0
         self._up = True
 
     @property
@@ -66,10 +69,13 @@ class MemoryBroker:
         before = self._members.pop(member.client_id, None)
         if before is not None:
             before.lose("another client connected under the same id", publish_will=True)
+        self._started += 1
+        member.place = self._started
         self._members[member.client_id] = member
 
     def detach(self, member: MemoryTransport) -> None:
         """Lets a client go."""
+        self._wild.discard(member)
         if self._members.get(member.client_id) is member:
             del self._members[member.client_id]
 
@@ -79,9 +85,43 @@ class MemoryBroker:
             self.retained[message.topic] = message.payload
         elif retain:
             self.retained.pop(message.topic, None)
-        for member in tuple(self._members.values()):
-            if member.wants(message.topic):
-                member.deliver(message)
+        interested = [m for m in (*self._listeners.get(message.topic, ()), *self._wild) if m.wants(message.topic)]
+        size = packet_bytes(message.topic, message.payload)
+        for member in sorted(set(interested), key=_place):  # in the order of their start
+            member.deliver(message, size)
+
+    def listen(self, member: MemoryTransport, topic_filter: str) -> None:
+        """Notes whom messages to a topic may concern, so that finding them costs no look at every client."""
+        if _is_wild(topic_filter):
+            self._wild.add(member)
+        else:
+            self._listeners.setdefault(topic_filter, set()).add(member)
+
+    def ignore(self, member: MemoryTransport, topic_filter: str) -> None:
+        """Forgets that a client subscribes to a topic by name; wildcards are looked at in any case."""
+        listeners = self._listeners.get(topic_filter, set())
+        listeners.discard(member)
+        if not listeners:
+            self._listeners.pop(topic_filter, None)
+
+    def kept(self, filters: tuple[str, ...]) -> list[Message]:
+        """Returns the retained messages that these filters cover, oldest topic first."""
+        named = set(filters)
+        if len(named) == 1 and not _is_wild(filters[0]):
+            topics = [filters[0]] if filters[0] in self.retained else []
+        elif not any(_is_wild(f) for f in named):
+            topics = [topic for topic in self.retained if topic in named]
+        else:
+            topics = [topic for topic in self.retained if any(matches(f, topic) for f in named)]
+        return [Message(topic, self.retained[topic], retained=True) for topic in topics]
+
+
+def _place(member: MemoryTransport) -> int:
+    return member.place
+
+
+def _is_wild(topic_filter: str) -> bool:
+    return "+" in topic_filter or "#" in topic_filter
 
 
 class MemoryTransport(Transport):
@@ -106,6 +146,7 @@ class MemoryTransport(Transport):
     ) -> None:
         self.client_id = client_id
         self.traffic = Traffic()
+        self.place = 0  # among the clients that were started
         self._broker = broker
         self._clock = broker.clock
         self._will = will
@@ -141,6 +182,8 @@ class MemoryTransport(Transport):
             self._spans = None
         self._closed = True
         self.lose("closed", publish_will=False)
+        for topic in self._exact:
+            self._broker.ignore(self, topic)
         self._broker.detach(self)
         self._inbox.close()
 
@@ -153,10 +196,11 @@ class MemoryTransport(Transport):
         """Subscribes now and after every reconnect; what is retained there is delivered (again)."""
         for topic_filter in filters:
             check_filter(topic_filter)
-            if "+" in topic_filter or "#" in topic_filter:
+            if _is_wild(topic_filter):
                 self._wild[topic_filter] = None
             else:
                 self._exact.add(topic_filter)
+            self._broker.listen(self, topic_filter)
         if self.connected:
             await self._round_trip()
             self._deliver_retained(filters)
@@ -166,6 +210,7 @@ class MemoryTransport(Transport):
         for topic_filter in filters:
             self._exact.discard(topic_filter)
             self._wild.pop(topic_filter, None)
+            self._broker.ignore(self, topic_filter)
         if self.connected:
             await self._round_trip()
 
@@ -218,9 +263,8 @@ class MemoryTransport(Transport):
             return False
         return topic in self._exact or any(matches(f, topic) for f in self._wild)
 
-    def deliver(self, message: Message) -> None:
-        """Called by the broker: sends a message down the link."""
-        size = packet_bytes(message.topic, message.payload)
+    def deliver(self, message: Message, size: int) -> None:
+        """Called by the broker: sends a message of `size` bytes down the link."""
         for _ in range(2 if self._link is not None and self._lost() else 1):  # twice: its PUBACK was lost
             due_ns = 0
             if self._link is not None:
@@ -231,9 +275,8 @@ class MemoryTransport(Transport):
             self._inbox.put(message, due_ns)
 
     def _deliver_retained(self, filters: tuple[str, ...]) -> None:
-        for topic, payload in tuple(self._broker.retained.items()):
-            if any(matches(f, topic) for f in filters):
-                self.deliver(Message(topic, payload, retained=True))
+        for message in self._broker.kept(filters):
+            self.deliver(message, packet_bytes(message.topic, message.payload))
 
     def _send(self, size: int) -> int:
         """Puts a packet on the way up; returns when it reaches the broker, ns."""

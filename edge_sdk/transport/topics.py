@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from edge_sdk.core.errors import ConfigError, WireFormatError
@@ -125,6 +126,7 @@ class Topics:
         """What a device listens to, besides the model chunks it lacks."""
         return (self.spec, self.head, self.task(device), self.reply(device), self.label(device))
 
+    @lru_cache(maxsize=1024)  # noqa: B019  topics are few and come again; equal federations share an entry
     def parse(self, topic: str) -> Parsed:
         """Takes a topic of this federation apart.
 

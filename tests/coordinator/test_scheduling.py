@@ -32,7 +32,7 @@ def test_sampled_keeps_a_share_busy_and_draws_uniformly() -> None:
     for seed in range(300):
         fleet = fleet_of(8)
         scheduler = Scheduler(ScheduleConfig(policy="sampled", fraction=0.25, seed=seed), spec_of(), (), {})
-        chosen = scheduler.choose(fleet, lambda member: True)
+        chosen = scheduler.choose(fleet)
         assert len(chosen) == 2
         assert len({m.device for m in chosen}) == 2
         for member in chosen:
@@ -48,7 +48,7 @@ def test_sampled_draws_the_same_for_the_same_seed_and_fills_up_what_is_free() ->
         scheduler = Scheduler(ScheduleConfig(policy="sampled", fraction=0.25, seed=seed), spec_of(), (), {})
         order = []
         for _ in range(20):
-            for member in scheduler.choose(fleet, lambda member: True):
+            for member in scheduler.choose(fleet):
                 task = scheduler.make(member, BASE, fleet, utc_ns=0, lineage="a")
                 scheduler.opened(task)
                 fleet.served(member)
@@ -68,7 +68,7 @@ def test_devices_that_cannot_train_are_passed_over() -> None:
     fleet.heard(status("d0", state="offline"))
     fleet.heard(status("d1", modalities=("smell",)))
     scheduler = Scheduler(ScheduleConfig(), spec_of(), (), {})
-    assert [m.device for m in scheduler.choose(fleet, lambda member: True)] == ["d2"]
+    assert [m.device for m in scheduler.choose(fleet)] == ["d2"]
 
 
 def test_a_plan_has_only_the_modalities_of_its_device() -> None:
