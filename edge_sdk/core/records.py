@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 Array = NDArray[Any]
-
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +152,7 @@ class Update:
     num_samples: int
     num_steps: int
     modalities: tuple[str, ...]  # modalities trained
-    payload: Mapping[str, Array] = field(default_factory=lambda: _EMPTY)  # as the method's PayloadSchema declares
+    payload: Mapping[str, Array] = field(default_factory=dict)  # as the method's PayloadSchema declares
     train_s: float = 0.0  # time spent training, s
     wait_s: float = 0.0  # time spent waiting for modalities, s
 
@@ -166,7 +163,7 @@ class ModelVersion:
 
     id: VersionId
     tensors: ModelTensors
-    extras: Mapping[str, Array] = field(default_factory=lambda: _EMPTY)  # the method's broadcast extras
+    extras: Mapping[str, Array] = field(default_factory=dict)  # the method's broadcast extras
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +175,7 @@ class Dataset:
     y: Int64  # (n,) class numbers in [0, C)
     classes: tuple[str, ...]  # C class names
     has: Mapping[str, NDArray[np.bool_]]  # modality → (n,) True where the row has the modality
-    rate_hz: Mapping[str, float] = field(default_factory=lambda: _EMPTY)  # sampling rates of time series
+    rate_hz: Mapping[str, float] = field(default_factory=dict)  # sampling rates of time series
     subject: Int64 | None = None  # (n,) person, speaker, video … a natural client
     split: NDArray[np.str_] | None = None  # (n,) "train" | "test"
 

@@ -113,7 +113,8 @@ class Outbox:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.where, check_same_thread=False)
+            # A cached statement keeps what was bound to it: an update that left long ago.
+            self._db = sqlite3.connect(self.where, check_same_thread=False, cached_statements=0)
             self._open(limit_mb)
             self._incarnation = self._begin_life(secrets.randbits(64) if incarnation is None else incarnation)
         except (sqlite3.Error, OSError) as error:

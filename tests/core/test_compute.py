@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from edge_sdk.core.clock import NS, VirtualClock, WallClock, run_virtual
 from edge_sdk.core.compute import SHORT, TRAIN, Crew, FieldCompute, InlineCompute, ModelledCompute, cost_ns
 from edge_sdk.core.errors import ComputeError
+from edge_sdk.core.records import RoundData
 
 _MARK: list[str] = []
 PARENT = """
@@ -304,3 +307,10 @@ def test_an_error_of_the_job_is_raised() -> None:
 def test_a_crew_works_on_alone_after_a_fork() -> None:
     run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
     assert run.stdout == "7\n", run.stderr
+
+
+def test_rounds_without_extras_cross_a_process_border() -> None:
+    """Every default of a record has to be picklable: jobs carry them into other processes."""
+    rows = np.zeros(1, np.int64)
+    data = RoundData(rows, rows, {}, {})
+    assert pickle.loads(pickle.dumps(data)).quality == {}
