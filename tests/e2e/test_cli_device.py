@@ -60,6 +60,11 @@ def test_check_opens_nothing(file: Path, capsys: pytest.CaptureFixture[str], tmp
         (("[device]", "[labels.x]\nsource = 'file'\n[device]"), "device.toml:labels.x.options.path: required"),
         (("rate_hz = 50.0", 'rate_hz = "fast"'), "device.toml:sensors.acc.options.rate_hz"),
         (("rate_hz = 50.0", "rate = 50.0"), "device.toml:sensors.acc.options.rate: unknown key"),
+        (("[sensors.acc]", "[sensors.acc]\ncolumns = ['x']"), "device.toml:sensors.acc.columns: no x; this sensor"),
+        (
+            ("[device]", "[sensors.gyro]\nfrom = 'imu'\ncolumns = ['gyro']\n[device]"),
+            "device.toml:sensors.gyro.from: no section [sensors.imu] with a driver of its own; there are acc",
+        ),
         (("[device]", "[broker]\nport = 'x'\n[device]"), "device.toml:broker.port"),
         (
             ("[device]", "[broker]\npassword_file = '/nowhere/pw'\n[device]"),

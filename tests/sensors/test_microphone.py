@@ -233,6 +233,12 @@ def test_microphones_are_listed_by_names_that_last() -> None:
     assert 'device = "USB PnP Sound Device: Audio"' in found[0].toml
 
 
+def test_detect_says_how_to_install_what_is_missing() -> None:
+    code = "import sys; sys.modules['sounddevice'] = None; from edge_sdk import cli; sys.exit(cli.main(['detect']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "a microphone needs sounddevice: pip install 'edge-sdk[mic]'" in done.stderr
+
+
 def test_options(driver: MicrophoneDriver) -> None:
     with pytest.raises(ConfigError, match="rate_hz"):
         MicrophoneDriver("audio", {"rate_hz": 5})
