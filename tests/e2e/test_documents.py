@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def _exit_code(path: Path) -> int:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("device*.toml")), ids=lambda path: path.name)
 def test_example_configurations_are_valid(path: Path) -> None:
+    if "csi://" in path.read_text(encoding="utf-8") and shutil.which("gst-launch-1.0") is None:
+        pytest.skip("GStreamer is not installed: apt install gstreamer1.0-tools")
     if 'driver = "microphone"' in path.read_text(encoding="utf-8"):
         pytest.importorskip("sounddevice", reason="sounddevice or PortAudio is missing", exc_type=Exception)
     assert edge_sdk.cli.main(["check", str(path)]) == 0

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from edge_sdk.core.clock import WallClock
+from edge_sdk.core.compute import FieldCompute
 from edge_sdk.core.config import DeviceConfig, SensorConfig, parse
 from edge_sdk.core.errors import ConfigError, SensorUnavailable
 from edge_sdk.core.interfaces import Driver, spans
 from edge_sdk.core.records import Chunk, Window
 from edge_sdk.recording import Reader
-from edge_sdk.runtime import recorder
+from edge_sdk.runtime import probing, recorder
 from edge_sdk.streams import sources as sources_module
 from edge_sdk.streams.pipeline import Streams
 from edge_sdk.streams.sources import sources
@@ -140,6 +141,14 @@ def test_both_modalities_reach_the_windows_and_fail_together_while_others_go_on(
     asyncio.run(main())
 
 
+async def probed(config: DeviceConfig) -> list[probing.Tried]:
+    clock, compute = WallClock(), FieldCompute()
+    try:
+        return [await probing.sensor(m, config, clock=clock, compute=compute) for m in config.sensors]
+    finally:
+        await compute.aclose()
+
+
 def test_a_serial_sensor_is_recorded_as_two_streams_from_one_port(tmp_path: Path) -> None:
     pytest.importorskip("serial", reason="pyserial is not installed: pip install 'edge-sdk[serial]'")
     with Emulator("witmotion", rate=200.0) as imu:
@@ -152,7 +161,9 @@ def test_a_serial_sensor_is_recorded_as_two_streams_from_one_port(tmp_path: Path
             },
         }
         config = parse(plain, DeviceConfig, "device.toml")
+        tried = asyncio.run(probed(config))
         written = asyncio.run(recorder.record(config, tmp_path / "r", clock=WallClock(), seconds=1.0))
+    assert [t.detail.partition(" samples of ")[2] for t in tried] == ["3 float32", "3 float32"], tried
     assert written["acc"] == written["gyro"] > 50
     reader = Reader(tmp_path / "r")
     acc, gyro = (list(reader.chunks(m)) for m in ("acc", "gyro"))
