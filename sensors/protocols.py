@@ -251,7 +251,8 @@ class Xsens(Protocol):
             if sample is None or not set(self.plan.channels) <= set(sample.values):
                 self.damage.incomplete += mid == MTDATA2
                 continue
-            rows.append(np.concatenate([sample.values[c] for c in self.plan.channels]).astype(np.float32))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is no finite number the windows count
+                rows.append(np.concatenate([sample.values[c] for c in self.plan.channels]).astype(np.float32))
             lost.append(damaged or self._skipped(sample))
             ticks.append(sample.ticks)
         columns = sum(self.quantities[c] for c in self.plan.channels)

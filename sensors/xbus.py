@@ -110,6 +110,13 @@ class MtSample:
     ticks: int | None = None  # 100 µs each, 32 bit
 
 
+def _scaled(values: Array, scale: float) -> Array:
+    if scale == 1.0:
+        return values
+    with np.errstate(invalid="ignore"):  # what is not a number stays so; the windows count it
+        return values * scale
+
+
 def mtdata2(data: bytes) -> MtSample | None:
     """Returns the content of an MTData2 message; None: it contradicts itself."""
     values: dict[str, Array] = {}
@@ -124,7 +131,7 @@ def mtdata2(data: bytes) -> MtSample | None:
         if len(body) < size or (name and size != width * MT[name].count):
             return None
         if name:
-            values[name] = decode(body) * MT[name].scale
+            values[name] = _scaled(decode(body), MT[name].scale)
         elif kind & 0xFFF0 in (MT_COUNTER, MT_TIME_FINE):
             numbers[kind & 0xFFF0] = int.from_bytes(body, "big")
     if at != len(data):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -185,4 +186,5 @@ def fuzz(inputs: int, seed: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("error")
     fuzz(max(LONG, int(sys.argv[1])), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
