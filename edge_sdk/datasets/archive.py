@@ -1,8 +1,7 @@
-"""Reading users' copies of files: .npz and MATLAB files without pickles, and folders that may still be zipped."""
+"""Reading users' copies of files: members of .npz files without pickles, and folders that may still be zipped."""
 
 from __future__ import annotations
 
-import io
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_sdk.core.errors import DataError, PluginError
+from edge_sdk.core.errors import DataError
 from edge_sdk.core.records import Array
 
 Folder = Path | zipfile.Path  # both know /, name, exists(), iterdir() and open()
@@ -18,8 +17,8 @@ Folder = Path | zipfile.Path  # both know /, name, exists(), iterdir() and open(
 # Of acceleration in g and angular velocity in deg/s, three axes each, to m/s² and rad/s.
 INERTIAL_UNITS = np.array([9.80665] * 3 + [np.pi / 180] * 3)
 
-# What numpy and zipfile raise on files that are cut short, are no archives, or hold Python objects.
-_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# What numpy and zipfile raise on files that are cut short, are no archives, are encrypted, or hold Python objects.
+_BROKEN = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -35,7 +34,7 @@ def read_npz(path: Path) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     name = "?"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             for name in file.files:
                 member = file[name]
                 if not isinstance(member, np.ndarray):  # numpy hands out a member that is no .npy file as bytes
@@ -47,28 +46,6 @@ def read_npz(path: Path) -> dict[str, Array]:
         hint = "Python objects are not read; use numbers or strings" if "allow_pickle" in str(error) else error
         raise DataError(f"{path}: array {name} cannot be read: {hint}") from error
     return arrays
-
-
-def read_mat(path: Folder, variable: str) -> Array:
-    """Returns one variable of a MATLAB file (version 4 to 7.2), an array of real numbers.
-
-    Raises:
-        DataError: not such a file, damaged, no such variable, or not real numbers.
-        PluginError: scipy is not installed.
-    """
-    try:
-        from scipy.io import loadmat, matlab
-    except ImportError as error:
-        raise PluginError("MATLAB files need scipy: pip install 'edge-sdk[datasets]'") from error
-    try:
-        content = loadmat(io.BytesIO(read_bytes(path)), variable_names=[variable])
-    except (*_BROKEN, TypeError, IndexError, matlab.MatReadError) as error:
-        raise DataError(f"{path}: not a readable MATLAB file ({error}); download it again") from error
-    value = content.get(variable)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        found = "no such variable" if value is None else f"{type(value).__name__}"
-        raise DataError(f"{path}: expected an array of numbers {variable}, found {found}")
-    return value
 
 
 def read_bytes(path: Folder) -> bytes:
@@ -143,6 +120,5 @@ __all__ = [
     "open_zip",
     "places",
     "read_bytes",
-    "read_mat",
     "read_npz",
 ]

@@ -27,7 +27,8 @@ from pydantic import Field
 from edge_sdk.core.errors import DataError
 from edge_sdk.core.records import Dataset, Float32
 from edge_sdk.datasets import variants
-from edge_sdk.datasets.archive import INERTIAL_UNITS, Folder, check_complete, check_finite, places, read_mat
+from edge_sdk.datasets.archive import INERTIAL_UNITS, Folder, check_complete, check_finite, places
+from edge_sdk.datasets.matlab import read_mat
 from edge_sdk.datasets.rows import random_split
 from edge_sdk.datasets.variants import VariantOptions
 
@@ -56,7 +57,6 @@ def load(data: Path | None = None, *, variant: str = "", seed: int = 0) -> Datas
 
     Raises:
         DataError: a recording is missing or malformed; names it, the counts and where to get it.
-        PluginError: scipy, which reads MATLAB files, is not installed.
     """
     options = variants.read("usc_had", variant, Options)
     if data is None or not data.exists():

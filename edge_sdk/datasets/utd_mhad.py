@@ -33,7 +33,8 @@ from pydantic import Field
 from edge_sdk.core.errors import DataError
 from edge_sdk.core.records import Array, Dataset, Float32
 from edge_sdk.datasets import variants
-from edge_sdk.datasets.archive import INERTIAL_UNITS, Folder, check_complete, check_finite, places, read_mat, read_npz
+from edge_sdk.datasets.archive import INERTIAL_UNITS, Folder, check_complete, check_finite, places, read_npz
+from edge_sdk.datasets.matlab import read_mat
 from edge_sdk.datasets.variants import VariantOptions
 from edge_sdk.features import resample_series
 
@@ -67,7 +68,6 @@ def load(data: Path | None = None, *, variant: str = "", seed: int = 0) -> Datas
 
     Raises:
         DataError: a file is missing or malformed; names it, what was expected and where to get it.
-        PluginError: scipy, which reads MATLAB files, is not installed.
     """
     options = variants.read("utd_mhad", variant, Options)
     if data is None:

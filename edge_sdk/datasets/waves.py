@@ -22,7 +22,7 @@ def read_wave(path: Folder, *, rate_hz: int) -> Float32:
         with wave.open(io.BytesIO(read_bytes(path))) as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
             content = file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: sizes inside that contradict one another
         raise DataError(f"{path}: not a readable .wav file ({error}); download it again") from error
     if (width, rate) != (2, rate_hz):
         raise DataError(f"{path}: expected 16 bits at {rate_hz} Hz, found {8 * width} bits at {rate} Hz")
