@@ -42,6 +42,7 @@ class Needs:
     """What a method needs of the model besides encoders and fusion; `models.build` makes it."""
 
     heads: bool = False  # shared uni-modal heads: modules "head.<modality>", linear D → C
+    gates: bool = False  # module "gates", see models.gates; between encoders that can be cut, with a head per modality
     mlp: bool = False  # heads and fusion have a hidden layer of `spec.model.hidden` units, whatever the spec's fusion
     cosine_head: bool = False  # fusion with normalised class vectors
 
@@ -50,12 +51,17 @@ NO_NEEDS = Needs()
 
 
 class FusedModel(Protocol):
-    """What rules may do with the model. Modules: "encoder.<m>", "fusion", and "head.<m>" where needed."""
+    """What rules may do with the model. Modules: "encoder.<m>", "fusion", and "head.<m>" and "gates" where needed."""
 
     modalities: tuple[str, ...]
 
-    def encode(self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
-        """Returns features (B, D) of the given modalities (all of x if `only` is empty), normalisation included."""
+    def encode(
+        self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = (), mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """Returns features (B, D) of the given modalities (all of x if `only` is empty), normalisation included.
+
+        `mask` (B, M) says what gates may see; by default all of what is encoded. Without gates it changes nothing.
+        """
 
     def fuse(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """Returns logits (B, C); features that are absent or masked count as zeros."""

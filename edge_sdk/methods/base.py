@@ -66,7 +66,7 @@ class ClientRule(Generic[C]):
 
     def forward(self, ctx: ClientContext, batch: Batch) -> Out:
         """Returns features and logits of a batch."""
-        features = ctx.model.encode(batch.x, ctx.phase.modalities)
+        features = ctx.model.encode(batch.x, ctx.phase.modalities, batch.mask)
         return Out(features, ctx.model.fuse(features, batch.mask))
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:

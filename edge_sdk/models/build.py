@@ -1,13 +1,14 @@
 """From a federation's spec to its model.
 
-The model is a set of modules, addressed and mixed separately: "encoder.<modality>", "fusion", and "head.<modality>"
-where a method shares uni-modal heads.
+The model is a set of modules, addressed and mixed separately: "encoder.<modality>", "fusion", "head.<modality>" where a
+method shares uni-modal heads, and "gates" where modalities see one another before the fusion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ from edge_sdk.core.records import ModelLayout, ModelTensors
 from edge_sdk.core.spec import FederationSpec, ModalitySpec
 from edge_sdk.learn import generators, params
 from edge_sdk.learn.records import NO_NEEDS, Needs
-from edge_sdk.models.fusion import CosineFusion, Fusion, LinearFusion, MlpFusion, two_layers
+from edge_sdk.models.encoders import Staged
+from edge_sdk.models.fusion import CosineFusion, Fusion, LateFusion, LinearFusion, MlpFusion, two_layers
+from edge_sdk.models.gates import FeatureMeans, Gates
 from edge_sdk.models.pretrained import Pretrained
 
 AUTO: Mapping[int, str] = {1: "mlp", 2: "cnn1d", 3: "cnn2d"}  # dimensions of a window → encoder
@@ -31,10 +34,12 @@ class FusedModel(nn.Module):
         encoders: modality → encoder, in the order of the spec.
         fusion: takes the concatenated features.
         heads: modality → shared uni-modal head, or empty.
+        gates: between the blocks of encoders (which are all `Staged` then), or means of features, or None.
     """
 
     def __init__(
-        self, encoders: Mapping[str, nn.Module], fusion: Fusion, heads: Mapping[str, nn.Module]
+        self, encoders: Mapping[str, nn.Module], fusion: Fusion, heads: Mapping[str, nn.Module],
+        gates: Gates | FeatureMeans | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.modalities = tuple(encoders)
@@ -43,12 +48,14 @@ class FusedModel(nn.Module):
         self.encoders = nn.ModuleDict({f"encoder_{m}": e for m, e in encoders.items()})
         self.fusion = fusion
         self.heads = nn.ModuleDict({f"head_{m}": h for m, h in heads.items()})
+        self.gates = gates
 
     def named(self) -> dict[str, nn.Module]:
         """Returns the modules by their names in the federation's layout, sorted."""
         encoders = {f"encoder.{m}": self.encoders[f"encoder_{m}"] for m in self.modalities}
         heads = {f"head.{key.removeprefix('head_')}": head for key, head in self.heads.items()}
-        return dict(sorted({**encoders, "fusion": self.fusion, **heads}.items()))
+        gates = {} if self.gates is None else {"gates": self.gates}
+        return dict(sorted({**encoders, "fusion": self.fusion, **gates, **heads}.items()))
 
     def module(self, name: str) -> nn.Module:
         """Returns a module by its name in the federation's layout."""
@@ -57,9 +64,45 @@ class FusedModel(nn.Module):
             raise ConfigError(f"the model has no module {name!r}; it has {', '.join(modules)}")
         return modules[name]
 
-    def encode(self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
-        """Returns features (B, D) of the given modalities (all of x if `only` is empty)."""
-        return {m: self.encoders[f"encoder_{m}"](x[m]) for m in self.modalities if m in (only or x)}
+    def encode(
+        self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = (), mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """Returns features (B, D) of the given modalities (all of x if `only` is empty).
+
+        Args:
+            x: modality → float32 (B, *shape).
+            only: modalities to encode.
+            mask: float32 (B, M) of what may be seen through gates; by default all of what is encoded.
+        """
+        names = tuple(m for m in self.modalities if m in (only or x))
+        if self.gates is None or not names:
+            return {m: self.encoders[f"encoder_{m}"](x[m]) for m in names}
+        if mask is None:
+            there = torch.tensor([float(m in names) for m in self.modalities], device=x[names[0]].device)
+            mask = there.expand(x[names[0]].shape[0], -1)  # (M,) -> (B, M)
+        if isinstance(self.gates, FeatureMeans):
+            features: dict[str, torch.Tensor] = self.gates(
+                {m: self.encoders[f"encoder_{m}"](x[m]) for m in names}, mask
+            )
+            return features
+        return self._through_gates(self.gates, {m: x[m] for m in names}, mask)
+
+    def _through_gates(
+        self, gates: Gates, x: Mapping[str, torch.Tensor], mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """Runs the encoders side by side, with a gate behind each of their last blocks."""
+        encoders = {m: cast(Staged, self.encoders[f"encoder_{m}"]) for m in x}
+        first = {m: len(e.body) - gates.depth for m, e in encoders.items()}  # the first block with a gate behind it
+        maps = {m: e.body[: first[m]](e.standardise(x[m])) for m, e in encoders.items()}
+        for k in range(gates.depth):
+            maps = gates(k, {m: e.body[first[m] + k](maps[m]) for m, e in encoders.items()}, mask)
+        return {m: e.close(maps[m]) for m, e in encoders.items()}
+
+    def under(self, x: Mapping[str, torch.Tensor], masks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yields logits (B, C) under each mask (B, M); encoders that do not see one another run once."""
+        features = None if isinstance(self.gates, Gates) else self.encode(x)
+        for mask in masks:
+            yield self.fuse(self.encode(x, mask=mask) if features is None else features, mask)
 
     def fuse(self, features: Mapping[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """Returns logits (B, C); features that are absent or masked count as zeros."""
@@ -83,7 +126,7 @@ class FusedModel(nn.Module):
             x: modality → float32 (B, *shape), any subset of the modalities; masked rows may hold anything finite.
             mask: float32 (B, M), 1 where the modality is there, columns in the order of the spec.
         """
-        return self.fuse(self.encode(x), mask)
+        return self.fuse(self.encode(x, mask=mask), mask)
 
 
 def build(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> FusedModel:
@@ -98,12 +141,15 @@ def build(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> Fused
     for modality in spec.modalities:
         with generators.seeded(seed, "model", f"encoder.{modality.name}"):
             encoders[modality.name] = encoder(modality, dim)
+    with generators.seeded(seed, "model", "gates"):
+        gates = _gates(encoders, dim) if needs.gates else None
     with generators.seeded(seed, "model", "fusion"):
-        fusion = _fusion(spec, needs)
+        late = isinstance(gates, Gates)
+        fusion = LateFusion(spec.modality_names, dim, classes) if late else _fusion(spec, needs)
     for name in spec.modality_names if needs.heads else ():
         with generators.seeded(seed, "model", f"head.{name}"):
             heads[name] = two_layers(dim, classes, spec.model.hidden) if needs.mlp else nn.Linear(dim, classes)
-    return FusedModel(encoders, fusion, heads)
+    return FusedModel(encoders, fusion, heads, gates)
 
 
 def initial_tensors(spec: FederationSpec, needs: Needs = NO_NEEDS, seed: int = 0) -> ModelTensors:
@@ -133,6 +179,12 @@ def encoder(modality: ModalitySpec, feature_dim: int) -> nn.Module:
         return make(modality, feature_dim, **modality.encoder_config)
     except TypeError as error:
         raise ConfigError(f"modality {modality.name}: encoder {name!r} refuses its encoder_config: {error}") from error
+
+
+def _gates(encoders: Mapping[str, nn.Module], feature_dim: int) -> Gates | FeatureMeans:
+    """Returns gates between the blocks of encoders, means of features where one of them cannot be cut."""
+    widths = {m: e.widths for m, e in encoders.items() if isinstance(e, Staged) and len(e.widths) > 1}
+    return Gates(widths) if len(widths) == len(encoders) else FeatureMeans(tuple(encoders), feature_dim)
 
 
 def _fusion(spec: FederationSpec, needs: Needs) -> Fusion:

@@ -64,7 +64,23 @@ def dims(modality: ModalitySpec, wanted: int, layout: str) -> None:
         raise ConfigError(f"modality {modality.name}: expected a shape {layout}, found {modality.shape}")
 
 
-class Cnn1d(nn.Module):
+class Staged(nn.Module):
+    """An encoder that can be cut between its blocks: forward is standardise, the blocks of `body`, then `close`."""
+
+    standardise: nn.Module
+    body: nn.Sequential
+    widths: tuple[int, ...]  # channels behind each block
+
+    def close(self, h: torch.Tensor) -> torch.Tensor:
+        """Returns features (B, D) of what the last block gave, (B, C, …)."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, *shape) -> (B, D)."""
+        return self.close(self.body(self.standardise(x)))
+
+
+class Cnn1d(Staged):
     """Convolutional encoder of time series (C, L): three strided convolutions, then mean and maximum over time.
 
     Args:
@@ -85,11 +101,11 @@ class Cnn1d(nn.Module):
             _block1d(width, wide, kernel=kernel, stride=2),
             _block1d(wide, wide, kernel=kernel, stride=2),
         )
+        self.widths = (width, wide, wide)
         self.out = nn.Linear(2 * wide, feature_dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, L) -> (B, D)."""
-        h = self.body(self.standardise(x))  # (B, C, L) -> (B, W, T)
+    def close(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, W, T) -> (B, D)."""
         h = torch.cat([h.mean(-1), h.amax(-1)], dim=1)  # (B, W, T) -> (B, 2W)
         return torch.relu(self.out(h))  # (B, 2W) -> (B, D)
 
@@ -99,7 +115,7 @@ def _block1d(channels: int, width: int, *, kernel: int, stride: int) -> nn.Seque
     return nn.Sequential(convolution, nn.GroupNorm(groups(width), width), nn.ReLU())
 
 
-class Cnn2d(nn.Module):
+class Cnn2d(Staged):
     """Convolutional encoder of images (C, H, W): four convolutions, then the mean over the image.
 
     Args:
@@ -119,12 +135,12 @@ class Cnn2d(nn.Module):
             _block2d(2 * width, 2 * width, stride=1),
             _block2d(2 * width, 4 * width, stride=2),
         )
+        self.widths = (width, 2 * width, 2 * width, 4 * width)
         self.out = nn.Linear(4 * width, feature_dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, D)."""
-        h = self.body(self.standardise(x)).mean((-2, -1))  # (B, C, H, W) -> (B, 4·width)
-        return torch.relu(self.out(h))
+    def close(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, 4·width, H, W) -> (B, D)."""
+        return torch.relu(self.out(h.mean((-2, -1))))  # (B, 4·width) -> (B, D)
 
 
 def _block2d(channels: int, width: int, *, stride: int) -> nn.Sequential:
@@ -160,4 +176,4 @@ class Mlp(nn.Module):
         return h
 
 
-__all__ = ["Cnn1d", "Cnn2d", "Mlp", "Standardise", "at_least", "dims", "groups"]
+__all__ = ["Cnn1d", "Cnn2d", "Mlp", "Staged", "Standardise", "at_least", "dims", "groups"]

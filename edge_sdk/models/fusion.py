@@ -42,6 +42,15 @@ class Fusion(nn.Module):
         logits: torch.Tensor = self(F.pad(h, (start, rest)))  # (B, D) -> (B, M·D)
         return logits
 
+    def reading(self, modality: str) -> list[tuple[torch.Tensor, slice]]:
+        """Returns the weights that read one modality, and which of their last dimension's entries do."""
+        start = self.modalities.index(modality) * self.feature_dim
+        return [(self.first(), slice(start, start + self.feature_dim))]
+
+    def first(self) -> torch.Tensor:
+        """Returns the weight (…, M·D) that the features meet first."""
+        raise NotImplementedError
+
 
 class LinearFusion(Fusion):
     """One linear layer, logits = Σ_m W_m h_m + b."""
@@ -55,10 +64,13 @@ class LinearFusion(Fusion):
         logits: torch.Tensor = self.linear(h)
         return logits
 
+    def first(self) -> torch.Tensor:
+        return self.linear.weight
+
     def block(self, modality: str) -> torch.Tensor:
         """Returns W_m (C, D), a view of the live weight."""
-        start = self.modalities.index(modality) * self.feature_dim
-        return self.linear.weight[:, start : start + self.feature_dim]
+        ((weight, columns),) = self.reading(modality)
+        return weight[:, columns]
 
     def unimodal_logits(self, modality: str, h: torch.Tensor) -> torch.Tensor:
         """Returns W_m h_m + b/M; they sum to the fused logits."""
@@ -79,6 +91,9 @@ class MlpFusion(Fusion):
         logits: torch.Tensor = self.layers(h)
         return logits
 
+    def first(self) -> torch.Tensor:
+        return next(self.layers.parameters())
+
 
 class CosineFusion(Fusion):
     """Class vectors on the unit sphere: logits = s · cos(h, w_j), no bias."""
@@ -92,5 +107,29 @@ class CosineFusion(Fusion):
         """(B, M·D) -> (B, C)."""
         return self.scale * F.linear(F.normalize(h, dim=1), F.normalize(self.weight, dim=1))
 
+    def first(self) -> torch.Tensor:
+        return self.weight
 
-__all__ = ["CosineFusion", "Fusion", "LinearFusion", "MlpFusion", "two_layers"]
+
+class LateFusion(Fusion):
+    """One linear head per modality, logits = mean of what the heads say; of an absent modality that is its bias."""
+
+    def __init__(self, modalities: tuple[str, ...], feature_dim: int, num_classes: int) -> None:
+        super().__init__(modalities, feature_dim, num_classes)
+        self.heads = nn.ModuleList(nn.Linear(feature_dim, num_classes) for _ in modalities)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, M·D) -> (B, C)."""
+        parts = torch.split(h, self.feature_dim, dim=1)  # M × (B, D)
+        return torch.stack([head(part) for head, part in zip(self.heads, parts, strict=True)]).mean(dim=0)
+
+    def own_logits(self, modality: str, h: torch.Tensor) -> torch.Tensor:
+        """Returns what the head of one modality says of its features: (B, D) -> (B, C)."""
+        logits: torch.Tensor = self.heads[self.modalities.index(modality)](h)
+        return logits
+
+    def reading(self, modality: str) -> list[tuple[torch.Tensor, slice]]:
+        return [(p, slice(None)) for p in self.heads[self.modalities.index(modality)].parameters()]
+
+
+__all__ = ["CosineFusion", "Fusion", "LateFusion", "LinearFusion", "MlpFusion", "two_layers"]

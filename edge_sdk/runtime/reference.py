@@ -1,7 +1,7 @@
 """What torch says of a model: the truth that a new engine is compared with. Imported only where there is torch.
 
-One torch model is kept and given each version's tensors; encoders run once for all masks. Building the model anew for
-each version took as long as making the engine.
+One torch model is kept and given each version's tensors; encoders that do not see one another run once for all masks.
+Building the model anew for each version took as long as making the engine.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ class TorchReference:
         """Returns logits (B, C) of these tensors under every mask."""
         self._flat.load(tensors)
         n = len(next(iter(x.values())))
+        masks = [torch.from_numpy(np.repeat(row, n, axis=0)) for row in rows.values()]
         with torch.inference_mode():
-            features = self._model.encode({m: torch.from_numpy(a) for m, a in x.items()})
-            return {
-                name: self._model.fuse(features, torch.from_numpy(np.repeat(row, n, axis=0))).numpy()
-                for name, row in rows.items()
-            }
+            logits = self._model.under({m: torch.from_numpy(a) for m, a in x.items()}, masks)
+            return {name: out.numpy() for name, out in zip(rows, logits, strict=True)}
 
 
 __all__ = ["TorchReference"]

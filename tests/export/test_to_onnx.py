@@ -54,6 +54,8 @@ CASES = {
     "har_linear": (har_spec(), NO_NEEDS),
     "tri_mlp_heads": (tri_spec(), Needs(heads=True)),
     "har_cosine": (har_spec(), Needs(cosine_head=True)),
+    "har_gates": (har_spec(), Needs(gates=True)),
+    "tri_feature_means": (tri_spec(), Needs(gates=True)),
     "every_encoder": (encoders_spec(), NO_NEEDS),
 }
 

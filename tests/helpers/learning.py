@@ -243,7 +243,7 @@ def _carry_out(
         done.append(step)
         if step.final:
             fed.memory[task.device] = result.memory
-            own = {f"{kind}.{m}" for kind in ("encoder", "head") for m in modalities} | {"fusion"}
+            own = {f"{kind}.{m}" for kind in ("encoder", "head") for m in modalities} | {"fusion", "gates"}
             assert result.tensors.keys() <= (set() if asks else own)
             return result
 
