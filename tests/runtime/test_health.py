@@ -14,6 +14,7 @@ from edge_sdk import cli
 from edge_sdk.codecs import wire
 from edge_sdk.core.clock import NS, WallClock
 from edge_sdk.core.compute import InlineCompute
+from edge_sdk.core.config import DeviceConfig
 from edge_sdk.core.interfaces import Message
 from edge_sdk.core.messages import SpecMessage, Status
 from edge_sdk.core.records import Chunk
@@ -23,7 +24,6 @@ from edge_sdk.runtime.device import Device
 from edge_sdk.runtime.state import DeviceState
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.transport.topics import Topics
-from tests.helpers.devices import device_config
 
 SPEED = 100.0
 SPEC = FederationSpec(
@@ -74,8 +74,8 @@ def test_a_broken_axis_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     broker.retained[topics.spec] = wire.encode(SpecMessage(SPEC.canonical(), SPEC.digest, "c"))
     state = DeviceState.open(tmp_path / "state", "home", "d1")
     device = Device(
-        device_config(**sections), transport=MemoryTransport(broker, "d1"), clock=clock, compute=InlineCompute(),
-        stream_clock=stream_clock, state=state,
+        DeviceConfig.model_validate(sections), transport=MemoryTransport(broker, "d1"), clock=clock,
+        compute=InlineCompute(), stream_clock=stream_clock, state=state,
     )  # fmt: skip
     statuses: list[Status] = []
     seen: dict[str, Any] = {}

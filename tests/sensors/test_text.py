@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from edge_sdk.core.errors import ConfigError, SensorUnavailable
 from edge_sdk.core.records import Chunk
 from edge_sdk.features import byte_tokens
 from sensors.text import CUT, MAX_LINE, POLL_S, TextDriver
+from tests.helpers.tokenizer_folder import save_tokenizer
 
 
 def words(chunk: Chunk) -> str:
@@ -179,13 +179,8 @@ def test_byte_tokens() -> None:
 
 
 def test_a_tokenizer_from_a_folder(notes: Path, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra `text`)")
-    words_known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three"]
-    vocab = tmp_path / "vocab.txt"
-    vocab.write_text("\n".join(words_known), encoding="utf-8")
-    transformers.BertTokenizerFast(vocab=dict(zip(words_known, range(8), strict=True))).save_pretrained(tmp_path / "tk")
-    assert json.loads((tmp_path / "tk" / "tokenizer_config.json").read_text())
-    driver = TextDriver("note", {"path": str(notes), "follow": False, "length": 6, "tokenizer": str(tmp_path / "tk")})
+    folder = save_tokenizer(tmp_path / "tk")
+    driver = TextDriver("note", {"path": str(notes), "follow": False, "length": 6, "tokenizer": str(folder)})
     driver.open()
     first = everything(driver)[0]
     assert np.array_equal(first.data, [[2, 5, 3, 0, 0, 0]])
