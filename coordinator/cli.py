@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("coordinator.commands.serve", "run a federation"),
     "demo": ("coordinator.demo.run", "four devices learn together from real data over a real broker"),
     "simulate": ("coordinator.simulation.commands", "run a whole federation in one process, under virtual time"),
+    "compare": ("coordinator.simulation.compare.commands", "run many methods with many seeds, and make one table"),
     "status": ("coordinator.commands.status", "say what a store holds"),
     "pause": ("coordinator.commands.pause", "let a running coordinator give out no more tasks"),
     "resume": ("coordinator.commands.resume", "let it give out tasks again"),
@@ -47,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("coordinator.commands.export", "write a published version as ONNX or safetensors"),
 }
 
-QUIET = ("demo", "simulate")  # they show what happens by themselves, and their devices log too
+QUIET = ("demo", "simulate", "compare")  # they show what happens by themselves, and their devices log too
 
 
 def parser(name: str, command: Command) -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ import torch
 
 from edge_sdk.core.records import Array, Dataset, ModelTensors
 from edge_sdk.core.spec import FederationSpec
-from edge_sdk.learn import params
+from edge_sdk.learn import params, prototypes, scores
 from edge_sdk.learn.records import Needs
 from edge_sdk.models.build import FusedModel, build
 
@@ -52,6 +52,41 @@ def evaluate(
     return Evaluation(_share(right[""]), by_modality, int(right[""][1]))
 
 
+def unimodal(
+    spec: FederationSpec, needs: Needs, tensors: ModelTensors, train: Dataset, test: Dataset
+) -> dict[str, dict[str, float]]:
+    """Returns Acc-[modality] in the three ways of the papers: way → modality → accuracy on `test`, [0, 1].
+
+    zero_feature: ψ(0, …, h_m, …, 0); linear_block: W_m h_m + b/M of a linear fusion; nearest_prototype: the class whose
+    mean feature over `train` is nearest (BMSFed takes the means of the test set itself: not done here).
+    """
+    model = build(spec, needs)
+    params.load(model.named(), tensors)
+    model.eval()
+    found: dict[str, dict[str, float]] = {"zero_feature": {}, "linear_block": {}, "nearest_prototype": {}}
+    with torch.inference_mode():
+        for m in spec.modality_names:
+            h, y = _features(model, m, test)
+            seen, classes = _features(model, m, train)
+            table, counts = prototypes.local(seen, classes, len(spec.classes))
+            near = prototypes.logits(h, torch.from_numpy(table).float(), torch.from_numpy(counts) > 0)
+            alone = scores.unimodal_logits(model, {m: h})[m]
+            mask = torch.zeros(len(y), len(spec.modality_names))
+            mask[:, spec.modality_names.index(m)] = 1.0
+            for way, logits in zip(found, (model.fuse({m: h}, mask), alone, near), strict=True):
+                found[way][m] = float((logits.argmax(1) == y).double().mean()) if len(y) else float("nan")
+    return found
+
+
+def _features(model: FusedModel, m: str, data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns features (n, D) and classes (n,) of the rows that have a modality."""
+    rows = np.flatnonzero(data.has[m]) if m in data.x else np.zeros(0, np.int64)
+    parts = [data.x[m][rows[i : i + BATCH]] for i in range(0, len(rows), BATCH)]
+    encoded = [model.encode({m: torch.from_numpy(np.asarray(x, np.float32))}, (m,))[m] for x in parts]
+    h = torch.cat(encoded) if encoded else torch.zeros(0, model.feature_dim)
+    return h, torch.from_numpy(np.ascontiguousarray(data.y[rows]))
+
+
 def _share(count: Array) -> float:
     return float(count[0]) / max(1, int(count[1]))
 
@@ -73,4 +108,4 @@ def _count(into: Array, logits: torch.Tensor, y: torch.Tensor, rows: torch.Tenso
     into += np.array([int(((logits.argmax(dim=1) == y) & rows).sum()), int(rows.sum())])
 
 
-__all__ = ["BATCH", "Evaluation", "evaluate"]
+__all__ = ["BATCH", "Evaluation", "evaluate", "unimodal"]

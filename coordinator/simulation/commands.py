@@ -34,14 +34,21 @@ QUICK_ROWS = 2000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    parser.add_argument("--dataset", required=True, help="NAME, NAME:VARIANT or FILE.npz")
-    parser.add_argument("--data", type=Path, help="folder or archive of the data set")
     parser.add_argument("--method", default="mba", help="see `edge-sdk methods`; client+server composes two")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_UPDATES} updates, {QUICK_ROWS} rows, one epoch")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
+    add_world(parser, dataset_required=True)
+
+
+def add_world(parser: argparse._ActionsContainer, *, dataset_required: bool = False) -> None:
+    """Declares the flags that say what is simulated, whatever the method."""
+    parser.add_argument("--dataset", required=dataset_required, help="NAME, NAME:VARIANT or FILE.npz")
+    parser.add_argument("--data", type=Path, help="folder or archive of the data set")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method")
     parser.add_argument("--modalities", help="comma-separated; default: all of the data set")
     parser.add_argument("--devices", type=int, default=32)
     parser.add_argument("--updates", type=int, default=2000, help="client updates to apply")
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--partition", help="iid | subject | dirichlet:A; default: subject if there are enough, else iid"
     )
@@ -55,11 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=5, help="local epochs")
     parser.add_argument("--batch", type=int, default=64, help="batch size")
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
+    parser.add_argument(
+        "--lr-decay", type=float, default=0.99, help="per round, or K updates of an asynchronous method"
+    )
+    parser.add_argument("--momentum", type=float, default=0.0, help="of local SGD")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="of local SGD")
+    parser.add_argument(
+        "--features", type=int, default=ModelSpec().feature_dim, help="size of every modality's feature"
+    )
+    parser.add_argument("--fusion", choices=("linear", "mlp"), default="linear", help="classifier on the features")
     parser.add_argument("--codec", default=CodecSpec().up, help="codec chain of updates")
     parser.add_argument("--evaluate-every", type=int, default=10, help="updates between two tests")
     parser.add_argument("--workers", type=int, default=1, help="training processes; the result is the same")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_UPDATES} updates, {QUICK_ROWS} rows, one epoch")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,23 +94,27 @@ def run(args: argparse.Namespace) -> int:
 
 def prepare(args: argparse.Namespace) -> Simulation:
     """Returns the simulation that the flags describe; every mistake is found before any training starts."""
+    check(args)
+    cut = load(args)
+    spec = federation(args, cut)
+    world = World(
+        devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition, fraction=args.rate,
+        profile=PROFILES[args.profile], evaluate_every=args.evaluate_every, workers=args.workers,
+        ownership=args.ownership, online=None if args.online is None else online.read(args.online),
+    )  # fmt: skip
+    if args.quick:
+        world = replace(world, updates=min(world.updates, QUICK_UPDATES))
+    return Simulation(spec, cut, world)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Checks everything about the flags that can be checked without the data."""
     for flag, least in (("devices", 1), ("updates", 1), ("workers", 1), ("epochs", 1), ("evaluate_every", 1)):
         if getattr(args, flag) < least:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, found {getattr(args, flag)}")
     if not 0 < args.rate <= 1:
         raise ConfigError(f"--rate must lie in (0, 1], found {args.rate:g}")
-    cut = load(args)
-    spec = federation(args, cut)
-    find(spec.method.name).client_rule(spec.method.config)
-    world = World(
-        devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition,
-        ownership=args.ownership, fraction=args.rate,
-        profile=PROFILES[args.profile], evaluate_every=args.evaluate_every, workers=args.workers,
-        online=None if args.online is None else online.read(args.online),
-    )  # fmt: skip
-    if args.quick:
-        world = replace(world, updates=min(world.updates, QUICK_UPDATES))
-    return Simulation(spec, cut, world)
+    find(args.method).client_rule(options(args.option))
 
 
 def load(args: argparse.Namespace) -> Split:
@@ -122,10 +140,13 @@ def _thin(data: Dataset) -> Dataset:
 
 def federation(args: argparse.Namespace, cut: Split) -> FederationSpec:
     """Returns the spec that the flags and the data give."""
-    training = TrainingSpec(lr=args.lr, epochs=1 if args.quick else args.epochs, batch_size=args.batch)
+    training = TrainingSpec(
+        lr=args.lr, lr_decay=args.lr_decay, momentum=args.momentum, weight_decay=args.weight_decay,
+        epochs=1 if args.quick else args.epochs, batch_size=args.batch,
+    )  # fmt: skip
     spec = spec_of(
         cut.train, name="simulation", method=args.method, options=options(args.option), training=training,
-        model=ModelSpec(),
+        model=ModelSpec(feature_dim=args.features, fusion=args.fusion),
     )  # fmt: skip
     return spec.model_copy(update={"codec": CodecSpec(up=args.codec)})
 

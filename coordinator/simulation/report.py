@@ -32,6 +32,16 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """What the method said at one update: for plots of rates and imbalance."""
+
+    updates: int  # applied so far
+    virtual_s: float
+    rates: Mapping[str, float]  # module → rate or weight
+    figures: Mapping[str, float]  # of the method's state, e.g. imbalance.<modality>; scalars of the payload
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Result of one simulated run; accuracies are fractions in [0, 1] of the test split."""
 
@@ -52,7 +62,9 @@ class Report:
     rejected: int = 0
     rounds: int | None = None  # of a synchronous method
     workers: int = 1
+    unimodal: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # way of asking → modality → accuracy
     curve: Sequence[Point] = ()
+    trace: Sequence[Trace] = ()
     applied: Sequence[Applied] = field(default=(), repr=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -69,4 +81,4 @@ def last_median(values: Sequence[float]) -> float:
     return median(values[-LAST_VERSIONS:]) if values else float("nan")
 
 
-__all__ = ["LAST_VERSIONS", "Applied", "Point", "Report", "last_median"]
+__all__ = ["LAST_VERSIONS", "Applied", "Point", "Report", "Trace", "last_median"]

@@ -20,7 +20,7 @@ from coordinator.config import (
     ScheduleConfig,
     StopConfig,
 )  # fmt: skip
-from coordinator.evaluate import Evaluation, evaluate
+from coordinator.evaluate import Evaluation, evaluate, unimodal
 from coordinator.events import Evaluated, RoundClosed, UpdateApplied, UpdateRejected
 from coordinator.preparation import Split
 from coordinator.service import Coordinator
@@ -28,7 +28,7 @@ from coordinator.simulation import ownership
 from coordinator.simulation.online import OnlineProfile, OnlineSource
 from coordinator.simulation.partition import partition
 from coordinator.simulation.profiles import MBA, WorldProfile
-from coordinator.simulation.report import Applied, Point, Report, last_median
+from coordinator.simulation.report import Applied, Point, Report, Trace, last_median
 from coordinator.simulation.world import ModelledCost, ScriptedSource
 from coordinator.store import MemoryStore
 from edge_sdk.codecs.wire import params_digest
@@ -47,6 +47,7 @@ from edge_sdk.transport.inbox import Traffic
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 
 COORDINATOR = "coordinator"
+TRACES = 200  # at most about so many points of rates and figures in a report
 
 
 class Link(Protocol):
@@ -81,6 +82,8 @@ class Record:
     clock: Clock
     applied: list[Applied] = field(default_factory=list)
     curve: list[Point] = field(default_factory=list)
+    trace: list[Trace] = field(default_factory=list)
+    every: int = 1  # updates between two traces
     rejected: int = 0
     rounds: int = 0  # synchronous ones that made a version
     progress: Callable[[int], None] = lambda updates: None
@@ -89,6 +92,9 @@ class Record:
         now_s = self.clock.now_ns() / NS
         if isinstance(event, UpdateApplied):
             self.applied.append(Applied(event.device, event.sequence, event.base, event.staleness, now_s))
+            if len(self.applied) % self.every == 0:
+                said = {**event.figures, **event.payload}
+                self.trace.append(Trace(len(self.applied), now_s, dict(event.rates), said))
             self.progress(len(self.applied))
         elif isinstance(event, Evaluated):
             self.curve.append(Point(event.version, now_s, event.acc, dict(event.acc_by_modality)))
@@ -137,7 +143,7 @@ class Simulation:
         start_ns, wall_ns = clock.now_ns(), wall.now_ns()
         if connect is None:
             connect = partial(MemoryTransport, MemoryBroker(clock))
-        record = Record(clock, progress=self.progress)
+        record = Record(clock, progress=self.progress, every=max(1, self.world.updates // TRACES))
         workers = self.world.workers if self.world.workers > 1 else 0
         compute = ModelledCompute(clock, workers, single_thread)
         center = self._coordinator(connect(COORDINATOR), clock, compute, record)
@@ -240,7 +246,9 @@ class Simulation:
             rejected=record.rejected,
             rounds=record.rounds if find(self.spec.method.name).mode == "sync" else None,
             workers=world.workers,
+            unimodal=unimodal(self.spec, find(self.spec.method.name).needs, final, self.data.train, self.data.test),
             curve=tuple(record.curve),
+            trace=tuple(record.trace),
             applied=tuple(record.applied),
         )
 

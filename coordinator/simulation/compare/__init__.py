@@ -1,0 +1,1 @@
+"""Many methods, many seeds: `edge-coordinator compare`, its tables and its plots."""

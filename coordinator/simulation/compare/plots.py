@@ -1,0 +1,105 @@
+"""Plots of a comparison as PNG: accuracy over normalised time, imbalance and rates over updates, uni-modal bars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from coordinator.simulation.compare.runner import Result
+from coordinator.simulation.compare.study import Run, Study
+from coordinator.simulation.compare.tables import Pairs, Row
+
+Drawing = Callable[[Any], None]  # draws into a matplotlib figure
+
+
+def all_of(study: Study, pairs: Pairs, table: Sequence[Row]) -> dict[str, bytes]:
+    """Returns file name → PNG; a plot that has nothing to show is left out."""
+    made = {
+        "accuracy.png": _png(lambda figure: _accuracy(figure, study, pairs)),
+        "unimodal.png": _png(lambda figure: _bars(figure, table)),
+    }
+    traced = [(run, result) for run, result in _first_seed(pairs) if any(t["figures"] for t in result["trace"])]
+    if traced:
+        made["balance.png"] = _png(lambda figure: _balance(figure, traced), height=2.4 * len(traced) + 1)
+    return made
+
+
+def _first_seed(pairs: Pairs) -> list[tuple[Run, Result]]:
+    seed = min(run.seed for run, _ in pairs)
+    return [(run, result) for run, result in pairs if run.seed == seed]
+
+
+def _png(draw: Drawing, height: float = 5.0) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    out = io.BytesIO()
+    figure.savefig(out, dpi=110)
+    return out.getvalue()
+
+
+def _accuracy(figure: Any, study: Study, pairs: Pairs) -> None:
+    """Median over seeds of fused accuracy, time as a share of what the reference took in all; the range as a shade."""
+    axes = figure.subplots()
+    ends = {run.seed: max(1e-9, float(r["virtual_seconds"])) for run, r in pairs if run.label == study.base}
+    for k, variant in enumerate(study.variants):
+        curves = [
+            ([p["virtual_s"] / ends[run.seed] for p in r["curve"]], [100 * p["acc"] for p in r["curve"]])
+            for run, r in pairs
+            if run.label == variant.label and run.seed in ends and r["curve"]
+        ]
+        if not curves:
+            continue
+        grid = np.linspace(0, max(times[-1] for times, _ in curves), 100)
+        values = np.stack([np.interp(grid, times, accs) for times, accs in curves])
+        axes.plot(
+            grid, np.median(values, axis=0), label=variant.label, color=f"C{k % 10}", linestyle=("-", "--")[k // 10 % 2]
+        )
+        axes.fill_between(grid, values.min(0), values.max(0), color=f"C{k % 10}", alpha=0.12, linewidth=0)
+    axes.set_xlabel(f"simulated time, {study.base} = 1")
+    axes.set_ylabel("fused accuracy on the test split, %")
+    axes.legend(fontsize="small", ncols=2)
+    axes.grid(alpha=0.3)
+
+
+def _bars(figure: Any, table: Sequence[Row]) -> None:
+    axes = figure.subplots()
+    names = ["fused", *table[0].acc_by_modality]
+    width = 0.8 / len(names)
+    for k, name in enumerate(names):
+        bars = [row.acc if name == "fused" else row.acc_by_modality[name] for row in table]
+        places = np.arange(len(table)) + (k - (len(names) - 1) / 2) * width
+        axes.bar(
+            places, [100 * c.mean for c in bars], width, yerr=[100 * c.std for c in bars], label=name,
+            color="black" if name == "fused" else f"C{k - 1}",
+        )  # fmt: skip
+    axes.set_xticks(np.arange(len(table)), [row.label for row in table], rotation=30, ha="right")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(fontsize="small")
+
+
+def _balance(figure: Any, traced: Sequence[tuple[Run, Result]]) -> None:
+    """What a method says of its state (left) and the rates it gives (right), first seed."""
+    grid = figure.subplots(len(traced), 2, squeeze=False, sharex=True)
+    for (left, right), (run, result) in zip(grid, traced, strict=True):
+        for axes, key in ((left, "figures"), (right, "rates")):
+            names = sorted({name for t in result["trace"] for name in t[key]})[:8]
+            for name in names:
+                points = [(t["updates"], t[key][name]) for t in result["trace"] if name in t[key]]
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+            axes.legend(fontsize="x-small")
+            axes.grid(alpha=0.3)
+        left.set_ylabel(run.label, fontsize="small")
+    grid[0][0].set_title("figures of the method", fontsize="small")
+    grid[0][1].set_title("mixing rates or weights", fontsize="small")
+    for axes in grid[-1]:
+        axes.set_xlabel("updates applied")
+
+
+__all__ = ["all_of"]
