@@ -1,7 +1,6 @@
 """What goes wrong with a sensor stays with it: one message, a counted state, and windows without that modality.
 
-The drivers are real, behind virtual devices. A microphone's faults are in test_microphone.py, as PortAudio needs a
-process of its own.
+The drivers are real, behind virtual devices.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +26,7 @@ from sensors import gstreamer, imu_serial, serial_port
 from tests.helpers import camera_frames
 from tests.helpers.streams import inertial_spec
 from tests.helpers.virtual_imu import Emulator
+from tests.helpers.virtual_microphone import MARK
 
 serial = pytest.importorskip("serial", reason="pyserial is not installed: pip install 'edge-sdk[serial]'")
 
@@ -78,11 +79,18 @@ def dark_camera(stack: ExitStack, folder: Path, patch: pytest.MonkeyPatch) -> Se
     return SensorConfig(driver="camera", options={"source": source, "open_s": 0.5, "width": 64, "height": 48})
 
 
+def wrong_rate(stack: ExitStack, folder: Path, patch: pytest.MonkeyPatch) -> SensorConfig:
+    if MARK not in os.environ:
+        pytest.skip("runs under the PulseAudio of tests/sensors/test_microphone.py")
+    return SensorConfig(driver="microphone", options={"device": "pulse", "native_hz": 500_000})
+
+
 FAULTS: dict[str, tuple[Callable[[ExitStack, Path, pytest.MonkeyPatch], SensorConfig], str]] = {
     "unplugged in the middle of a frame": (unplugged, "went away"),
     "garbage": (garbage, "bytes but no sample"),
     "busy": (busy, "busy, held by "),
     "permission denied": (denied, GROUP),
+    "microphone at a rate that it cannot do": (wrong_rate, "cannot do 500000 Hz; its own rate is"),
     "camera that never delivers": (dark_camera, "no frame within 0.5 s"),
 }
 

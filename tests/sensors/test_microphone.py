@@ -291,8 +291,9 @@ def test_unplugged_and_plugged_in_again(sound: Sound) -> None:
     assert rest == "seq 0\n"
 
 
-def test_the_contract_of_drivers_holds_on_portaudio(sound: Sound) -> None:
-    suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_drivers.py", "-k", "microphone"]
+def test_contract_and_faults_of_drivers_on_portaudio(sound: Sound) -> None:
+    files = ["tests/contract/test_drivers.py", "tests/sensors/test_faults.py"]
+    suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "microphone"]
     env = {**sound.env, MARK: "1", "PULSE_LATENCY_MSEC": "60"}
     done = subprocess.run([sys.executable, *suite], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
