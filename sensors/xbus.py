@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +25,8 @@ class XbusParser:
     def feed(self, data: bytes) -> list[tuple[int, bytes, bool]]:
         """Returns (message id, data, something was lost before it) of the complete messages."""
         buffer, at = self._rest + data, 0
+        # Sum of the bytes before each position, modulo 256.
+        sums = b"\0" + np.cumsum(np.frombuffer(buffer, np.uint8), dtype=np.uint8).tobytes()
         messages: list[tuple[int, bytes, bool]] = []
         while True:
             start = buffer.find(b"\xfa\xff", at)
@@ -37,17 +38,17 @@ class XbusParser:
             head, size = _xbus_size(buffer, at)
             if size < 0:  # not known yet, or not all there
                 break
-            message = buffer[at : at + head + size + 1]
-            if size > XBUS_MAX or (len(message) == head + size + 1 and sum(message[1:]) & 0xFF):
+            end = at + head + size + 1
+            if size > XBUS_MAX or (end <= len(buffer) and sums[end] != sums[at + 1]):
                 self.damage.bad_checksum += 1
                 self.damage.skipped_bytes += 1
                 at, self._lost = at + 1, True
-            elif len(message) <= head + size:
+            elif end > len(buffer):
                 break
             else:
-                messages.append((message[2], message[head:-1], self._lost))
+                messages.append((buffer[at + 2], buffer[at + head : end - 1], self._lost))
                 self.damage.regions += self._lost
-                at, self._lost = at + len(message), False
+                at, self._lost = end, False
         self._rest = buffer[at:]
         return messages
 
@@ -76,7 +77,7 @@ MT: Mapping[str, Quantity] = MappingProxyType({
     "quat": Quantity(0x2010, 4, 1.0),
     "angle": Quantity(0x2030, 3, DEG),
 })  # fmt: skip
-_MT_NAMES = {q.kind: name for name, q in MT.items()}
+_MT_KINDS = {q.kind: (name, q) for name, q in MT.items()}
 MT_COUNTER, MT_TIME_FINE, MTDATA2 = 0x1020, 0x1060, 0x36
 
 
@@ -111,8 +112,6 @@ class MtSample:
 
 
 def _scaled(values: Array, scale: float) -> Array:
-    if scale == 1.0:
-        return values
     with np.errstate(invalid="ignore"):  # what is not a number stays so; the windows count it
         return values * scale
 
@@ -120,23 +119,26 @@ def _scaled(values: Array, scale: float) -> Array:
 def mtdata2(data: bytes) -> MtSample | None:
     """Returns the content of an MTData2 message; None: it contradicts itself."""
     values: dict[str, Array] = {}
-    numbers: dict[int, int] = {}
-    at = 0
-    while at + 3 <= len(data):
-        kind, size = struct.unpack_from(">HB", data, at)
+    counter = ticks = None
+    at, end = 0, len(data)
+    while at + 3 <= end:
+        kind, form, size = data[at] << 8 | data[at + 1] & 0xF0, data[at + 1] & 3, data[at + 2]
         body = data[at + 3 : at + 3 + size]
         at += 3 + size
-        width, decode = _MT_FORMATS[kind & 3]
-        name = _MT_NAMES.get(kind & 0xFFF0)
-        if len(body) < size or (name and size != width * MT[name].count):
+        known = _MT_KINDS.get(kind)
+        if at > end:
             return None
-        if name:
-            values[name] = _scaled(decode(body), MT[name].scale)
-        elif kind & 0xFFF0 in (MT_COUNTER, MT_TIME_FINE):
-            numbers[kind & 0xFFF0] = int.from_bytes(body, "big")
-    if at != len(data):
-        return None
-    return MtSample(values, numbers.get(MT_COUNTER), numbers.get(MT_TIME_FINE))
+        if known is not None:
+            name, quantity = known
+            width, decode = _MT_FORMATS[form]
+            if size != width * quantity.count:
+                return None
+            values[name] = decode(body) if quantity.scale == 1.0 else _scaled(decode(body), quantity.scale)
+        elif kind == MT_COUNTER:
+            counter = int.from_bytes(body, "big")
+        elif kind == MT_TIME_FINE:
+            ticks = int.from_bytes(body, "big")
+    return MtSample(values, counter, ticks) if at == end else None
 
 
 __all__ = ["MT", "MTDATA2", "MT_COUNTER", "MT_TIME_FINE", "MtSample", "XbusParser", "mtdata2", "xbus"]
