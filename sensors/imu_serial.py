@@ -100,7 +100,10 @@ class SerialImuDriver(Driver):
         self._protocol = protocol = self._make()
         self._port = port = Port(o.port, o.baud or protocol.bauds[0])
         self._find_baud(port)
-        self._check_budget(port.baud)
+        try:
+            self._check_budget(port.baud)
+        except ConfigError as error:  # not for good: the sensor may be set to another baud, or was heard by chance
+            raise SensorUnavailable(f"{o.port}: speaks {o.protocol} at {port.baud} baud, but {error}") from error
         for command in protocol.setup():
             port.write(command)
             self._closed.wait(SETTLE_S)
