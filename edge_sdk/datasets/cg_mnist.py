@@ -87,9 +87,10 @@ def load(data: Path | None = None, *, variant: str = "", seed: int = 0) -> Datas
     at = 0
     for side in sides:
         x["gray"][at : at + len(side.y), 0] = side.images
-        for channel in range(3):  # one at a time: a copy of all three would be as large as the result
-            tinted = np.rint(side.images * side.tint[:, channel, None, None])
-            x["color"][at : at + len(side.y), channel] = tinted
+        for channel in range(3):  # in place: copies would be as large as the result
+            painted = x["color"][at : at + len(side.y), channel]
+            np.multiply(side.images, side.tint[:, channel, None, None], out=painted)
+            np.rint(painted, out=painted)
         at += len(side.y)
     for m in x:
         x[m] /= np.float32(255)
