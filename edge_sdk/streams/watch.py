@@ -92,17 +92,18 @@ class Watch:
 
     Args:
         config: thresholds.
+        reference: what was learned before; None: nothing.
     """
 
-    def __init__(self, config: HealthConfig) -> None:
-        self.reference: Reference | None = None
+    def __init__(self, config: HealthConfig, reference: Reference | None = None) -> None:
+        self.reference = reference
         self.faults: dict[str, list[int]] = {}  # kind → channels
         self._config = config
         self._runs: dict[str, NDArray[np.int64]] = {}  # kind → windows in a row that show it, per channel
         self._before: Float64 | None = None  # mean of the window before
         self._block: list[Float64] = []  # means of the windows of the block that is not full
         self._blocks: deque[Float64] = deque(maxlen=_BLOCKS)
-        self._drifting: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._drifting: NDArray[np.bool_] = np.zeros(0 if reference is None else len(reference.mean), np.bool_)
 
     def assess(self, s: Summary) -> float:
         """Takes a window; returns the share of the channels that can be trusted, [0, 1]."""
@@ -242,9 +243,7 @@ class Watches:
             plain = json.loads(path.read_text(encoding="utf-8"))
             if plain["digest"] == digest:
                 for modality, found in plain["learned"].items():
-                    watch = self._watches.setdefault(modality, Watch(self._config))
-                    watch.reference = Reference.of(found)
-                    watch._drifting = np.zeros(len(watch.reference.mean), np.bool_)
+                    self._watches[modality] = Watch(self._config, Reference.of(found))
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
