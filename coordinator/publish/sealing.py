@@ -38,10 +38,10 @@ def seal(
     encoded = chain.roundtrip_model(snapshot.tensors, base)
     version = VersionId(lineage, snapshot.number, wire.tensors_digest(encoded.decoded))
     data = chain.seal_model(encoded, version, snapshot.extras)
-    parts = chunks.split(data, "model", chunks.model_key(version, slot))
     published = Published(
-        version, len(data), len(parts), slot, wire.object_digest(data), chain.text, None if base is None else base.id
-    )
+        version, len(data), chunks.count_of(len(data)), slot, wire.object_digest(data), chain.text,
+        None if base is None else base.id,
+    )  # fmt: skip
     return Sealed(published, encoded.decoded, data)
 
 

@@ -54,6 +54,7 @@ class MemoryStore(Store):
         self._norms: list[float] = []
         self._rollbacks: list[Rollback] = []
         self._versions: dict[int, tuple[Stored, ModelTensors, bytes]] = {}
+        self._sizes: dict[int, int] = {}  # bytes of each
 
     def open(self) -> About | None:
         if self._taken:
@@ -151,6 +152,7 @@ class MemoryStore(Store):
 
     def save_version(self, stored: Stored, tensors: ModelTensors, data: bytes) -> None:
         self._versions[stored.id.number] = (stored, tensors, data)
+        self._sizes[stored.id.number] = _size(tensors) + len(data)
 
     def save_accuracy(self, number: int, acc: float) -> None:
         if number in self._versions:
@@ -177,12 +179,13 @@ class MemoryStore(Store):
         journal |= frozenset(r.base.number for r in self._received.values())
         for number in self._versions.keys() - always - keep - journal:
             del self._versions[number]
-        sizes = {n: _size(tensors) + len(data) for n, (_, tensors, data) in self._versions.items()}
+        sizes = {number: self._sizes[number] for number in self._versions}
         used = sum(sizes.values())
         for number in sorted(sizes.keys() - always - journal):
             if used > budget_bytes:
                 used -= sizes[number]
                 del self._versions[number]
+        self._sizes = {number: sizes[number] for number in self._versions}
         over = used > budget_bytes
         return frozenset(self._versions), over and bool(journal - always)
 

@@ -116,6 +116,11 @@ def _crc(head: bytes, payload: memoryview) -> int:
     return zlib.crc32(payload, zlib.crc32(head))
 
 
+def count_of(size: int, chunk_bytes: int = MAX_CHUNK) -> int:
+    """Returns how many chunks an object of `size` bytes makes."""
+    return -(-size // (chunk_bytes - PREAMBLE_BYTES))
+
+
 def split(data: bytes, kind: str, key: bytes, *, chunk_bytes: int = MAX_CHUNK, digest: str = "") -> list[bytes]:
     """Returns an object as chunks.
 
@@ -150,6 +155,7 @@ __all__ = [
     "MIN_PAYLOAD",
     "PREAMBLE_BYTES",
     "Preamble",
+    "count_of",
     "is_chunk",
     "model_key",
     "split",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_sdk.codecs import wire
-from edge_sdk.codecs.chain import Chain, peek_update
+from edge_sdk.codecs.chain import Chain
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.compute import SHORT, Compute
 from edge_sdk.core.errors import CodecError
@@ -184,7 +184,7 @@ def encode(chain: Chain, update: Update, residual: Residual, base: ModelTensors)
     """Returns an update ready for the outbox, and its size as float32."""
     encoded = chain.encode_update(update, residual, base)
     whole: Residual = encoded.residual  # full tensors stand for themselves: nothing is owed for them
-    if peek_update(encoded.data).kind == "delta":
+    if chain.is_delta or update.kind == "delta":
         whole = {**residual, **{m: encoded.residual[m] + x for m, x in encoded.decoded.items()}}
     pending = Pending(
         key=update.key,

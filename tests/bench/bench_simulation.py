@@ -3,9 +3,10 @@
 The world: two modalities, 1-D CNN, 32 clients of 64 samples, 8 of them busy at a time, 5 epochs of batches of 32 under
 FedAsync with the codec off, one torch thread per process. Everything that a run has is there: coordinator, admission,
 journal, versions, chunks, virtual clock. The bare loop loads the global model, trains and mixes, client after client,
-with `torch.optim.SGD`. One worker is measured in CPU time beside it, in alternating runs: on a busy machine wall time
-says how often the core was lost. Two workers can only be measured in wall time, beside one worker in the next run; the
-time runs from the 40th update to the last, so that starting the processes does not count.
+with `torch.optim.SGD`. It does one client after every update of the simulation with one worker, in CPU time, so that
+both meet the same machine: on a busy one wall time says how often the core was lost, and CPU time changes by half from
+one minute to the next. Two workers can only be measured in wall time, beside one worker in the next run; the time runs
+from the 40th update to the last, so that starting the processes does not count.
 
 `python -m tests.bench.bench_simulation --devices 1000 --updates 10000` runs one large fleet and prints time and memory;
 `make bench` does it with fewer updates, in processes of their own.
@@ -14,6 +15,7 @@ time runs from the 40th update to the last, so that starting the processes does 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -21,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +60,21 @@ def run() -> list[dict[str, Any]]:
 
 def _beside_a_bare_loop() -> list[dict[str, Any]]:
     spec, data = federation(DEVICES)
-    _bare(spec, data.train, WARM)
-    cpu_ratios, cpu_ms, wall_ratios, rates = [], [], [], []
+    ratios, cpu_ms, gains, rates = [], [], [], []
     for _ in range(PAIRS):
-        bare_s = _cpu(lambda: _bare(spec, data.train, UPDATES - WARM)) / (UPDATES - WARM)
-        one, two = (_timed(spec, data, World(**_world(), workers=workers)) for workers in (1, 2))
-        cpu_ms.append(1e3 * one.cpu_s)
-        cpu_ratios.append(bare_s / one.cpu_s)
-        rates.append(1 / two.wall_s)
-        wall_ratios.append(one.wall_s / two.wall_s)
+        beside = Beside(Bare(spec, data.train).step)
+        Simulation(spec, data, World(**_world(), workers=1), progress=beside).run()
+        cpu_ms.append(1e3 * sum(beside.simulated[WARM:]) / (UPDATES - WARM))
+        ratios.append(sum(beside.bare[WARM:]) / sum(beside.simulated[WARM:]))
+        one, two = (_wall_s(spec, data, World(**_world(), workers=workers)) for workers in (1, 2))
+        rates.append(1 / two)
+        gains.append(one / two)
+    bare = "bare torch loop, same steps, CPU time; at least 0.9"
     return [
-        _row(
-            "simulation.one_worker", statistics.median(cpu_ms), "ms/update",
-            "bare torch loop, same steps, CPU time; at least 0.9", statistics.median(cpu_ratios),
-        ),
+        _row("simulation.one_worker", statistics.median(cpu_ms), "ms/update", bare, statistics.median(ratios)),
         _row(
             "simulation.two_workers", statistics.median(rates), "updates/s", "one worker; at least 1.7",
-            statistics.median(wall_ratios),
+            statistics.median(gains),
         ),
     ]  # fmt: skip
 
@@ -87,32 +86,32 @@ def _world() -> dict[str, Any]:
     }  # fmt: skip
 
 
-@dataclass(slots=True)
-class Watch:
-    """Time per update between the WARM-th update and the last."""
+class Beside:
+    """Does a piece of other work after every update, and times both.
 
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    Args:
+        work: what is done.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.simulated: list[float] = []  # CPU seconds of each update, after the end of the work before it
+        self.bare: list[float] = []  # CPU seconds of the work
+        self._work = work
+        self._since = time.process_time()
 
     def __call__(self, _updates: int) -> None:
-        self.wall.append(time.perf_counter())
-        self.cpu.append(time.process_time())
-
-    @property
-    def wall_s(self) -> float:
-        """Seconds per update."""
-        return (self.wall[-1] - self.wall[WARM - 1]) / (len(self.wall) - WARM)
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds of this process per update."""
-        return (self.cpu[-1] - self.cpu[WARM - 1]) / (len(self.cpu) - WARM)
+        start = time.process_time()
+        self.simulated.append(start - self._since)
+        self._work()
+        self._since = time.process_time()
+        self.bare.append(self._since - start)
 
 
-def _timed(spec: FederationSpec, data: Split, world: World) -> Watch:
-    watch = Watch()
-    Simulation(spec, data, world, progress=watch).run()
-    return watch
+def _wall_s(spec: FederationSpec, data: Split, world: World) -> float:
+    """Returns seconds per update between the WARM-th and the last."""
+    times: list[float] = []
+    Simulation(spec, data, world, progress=lambda _: times.append(time.perf_counter())).run()
+    return (times[-1] - times[WARM - 1]) / (len(times) - WARM)
 
 
 def federation(devices: int) -> tuple[FederationSpec, Split]:
@@ -130,25 +129,30 @@ def _noise(rows: int, seed: int) -> Dataset:
     return Dataset("noise", x, rng.integers(0, 6, rows), tuple("abcdef"), has)
 
 
-def _bare(spec: FederationSpec, train: Dataset, updates: int) -> None:
+class Bare:
     """Trains client after client from the global model and mixes what comes of it, with nothing around it."""
-    model, loss = build.build(spec).train(), nn.CrossEntropyLoss()
-    theta = {name: value.clone() for name, value in model.state_dict().items()}
-    x, y = {m: torch.from_numpy(a) for m, a in train.x.items()}, torch.from_numpy(train.y)
-    mask, clients = torch.ones(ROWS, len(x)), torch.randperm(len(y)).view(-1, ROWS)
-    for update in range(updates):
-        rows = clients[update % len(clients)]
-        mine, labels = {m: a[rows] for m, a in x.items()}, y[rows]
-        model.load_state_dict(theta)
-        optimiser = torch.optim.SGD(model.parameters(), lr=LR)
+
+    def __init__(self, spec: FederationSpec, train: Dataset) -> None:
+        self.model = build.build(spec).train()
+        self.theta = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.x, self.y = {m: torch.from_numpy(a) for m, a in train.x.items()}, torch.from_numpy(train.y)
+        self.mask = torch.ones(ROWS, len(self.x))
+        self.clients = itertools.cycle(torch.randperm(len(self.y)).view(-1, ROWS))
+
+    def step(self) -> None:
+        """One client's update."""
+        rows, loss = next(self.clients), nn.CrossEntropyLoss()
+        x, y = {m: a[rows] for m, a in self.x.items()}, self.y[rows]
+        self.model.load_state_dict(self.theta)
+        optimiser = torch.optim.SGD(self.model.parameters(), lr=LR)
         for _ in range(EPOCHS):
             for batch in torch.split(torch.randperm(ROWS), BATCH):
                 optimiser.zero_grad()
-                loss(model({m: a[batch] for m, a in mine.items()}, mask[batch]), labels[batch]).backward()
+                loss(self.model({m: a[batch] for m, a in x.items()}, self.mask[batch]), y[batch]).backward()
                 optimiser.step()
         with torch.no_grad():
-            for name, value in model.state_dict().items():
-                theta[name].lerp_(value, 0.5)
+            for name, value in self.model.state_dict().items():
+                self.theta[name].lerp_(value, 0.5)
 
 
 def _large_fleets() -> list[dict[str, Any]]:
@@ -198,12 +202,6 @@ def large(devices: int, updates: int, busy: int, workers: int) -> dict[str, floa
         "data_kb": sum(a.nbytes for a in data.train.x.values()) / devices / 1e3,
         "model_kb": 4 * sum(m.params for m in build.layout(spec).values()) / 1e3,
     }  # fmt: skip
-
-
-def _cpu(go: Callable[[], None]) -> float:
-    start = time.process_time()
-    go()
-    return time.process_time() - start
 
 
 def _row(name: str, value: float, unit: str, reference: str, ratio: float) -> dict[str, Any]:
