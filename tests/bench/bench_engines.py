@@ -23,7 +23,7 @@ from edge_sdk.learn.records import Needs
 from edge_sdk.models import build
 from export import graphs
 from export.engines.ort import CPU, OrtEngine, session_options
-from export.quantize import quantize
+from export.quantize import Report, quantize
 from export.to_onnx import export_onnx, export_standalone
 from export.trace import random_tensors, trace
 from export.weights import WeightMap
@@ -67,13 +67,13 @@ def resnet(folder: Path) -> list[Row]:
     after, plain = pairs(lambda: swapped.run(x, mask), lambda: bare.run(["logits"], feeds))
     ours, theirs = pairs(lambda: swapped.run(x, mask), lambda: swapped.session.run(["logits"], feeds))
     name = f"ResNet-18, {size:.1f} M parameters"
-    report = quantised(spec, versions[1], noise(spec, 40), folder, graph)
+    quick, slow, _ = quantised(spec, versions[1], noise(spec, 40), graph)
     return [
         row(f"hot-swap with first prediction, {name}", swap, "ms", f"limit {LIMIT_SWAP_MS:g} ms", swap / LIMIT_SWAP_MS),
         row(f"export + new session, {name}", again, "ms", "hot-swap, at least 20", again / swap),
         row(f"prediction after a swap, {name}", after, "ms", "folded graph with baked weights", after / plain),
         row(f"engine.run, {name}", ours, "ms", f"bare session.run, limit {LIMIT_OVERHEAD}", ours / theirs),
-        row(f"int8 prediction, {name}", report.latency_ms, "ms", "float32 / int8, at least 2", report.speedup),
+        row(f"int8 prediction, minimum, {name}", quick, "ms", "float32 / int8, at least 2", slow / quick),
     ]
 
 
@@ -104,14 +104,15 @@ def int8(folder: Path) -> list[Row]:
     spec = FederationSpec(name="har", modalities=(modality,), classes=data.classes, model=ModelSpec(feature_dim=512))
     tensors = trained(spec, images[seen], data.y[seen])
     there = {"motion": np.ones(len(unseen), bool)}
-    report = quantised(
-        spec, tensors, RoundData(unseen, data.y[unseen], {"motion": images[unseen]}, there), folder, None
-    )
+    graph = folder / "motion.onnx"
+    export_onnx(spec, NEEDS, graph)
+    judged = RoundData(unseen, data.y[unseen], {"motion": images[unseen]}, there)
+    quick, slow, report = quantised(spec, tensors, judged, graph)
     loss, name = report.accuracy_fp32 - report.accuracy, "ResNet-18 trained on UCI-HAR"
     return [
         row(f"accuracy in float32, {name}", report.accuracy_fp32, "", f"{report.evaluated} unseen windows", 1.0),
         row(f"accuracy in int8, {name}", report.accuracy, "", f"loss, limit {LIMIT_LOSS}", max(0.0, loss) / LIMIT_LOSS),
-        row(f"int8 prediction, {name}", report.latency_ms, "ms", "float32 / int8, at least 2", report.speedup),
+        row(f"int8 prediction, minimum, {name}", quick, "ms", "float32 / int8, at least 2", slow / quick),
     ]
 
 
@@ -139,10 +140,20 @@ def trained(spec: FederationSpec, x: Float32, y: Int64) -> ModelTensors:
 
 
 def quantised(
-    spec: FederationSpec, tensors: ModelTensors, data: RoundData, folder: Path, graph: Path | None
-) -> Any:  # fmt: skip
-    """Returns the report of a quantisation that nothing is refused to."""
-    return quantize(spec, NEEDS, tensors, folder / "int8.onnx", data=data, max_drop=1.0, graph=graph).report
+    spec: FederationSpec, tensors: ModelTensors, data: RoundData, graph: Path
+) -> tuple[float, float, Report]:  # fmt: skip
+    """Returns how long one window takes in int8 and in float32, ms, and the report of the quantisation.
+
+    Minima: beside other work the 45 MB of float32 weights leave the caches more often than the 11 MB of int8, and
+    medians then show the neighbours rather than the kernels (ratios up to 24 were seen).
+    """
+    done = quantize(spec, NEEDS, tensors, graph.with_name("int8.onnx"), data=data, max_drop=1.0, graph=graph)
+    plain, x, mask = OrtEngine(graph, tensors), parity.noise(spec, 1, 0), np.ones((1, 1), np.float32)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(10):
+        for engine, kept in zip((done.engine, plain), times, strict=True):
+            kept += [ms(lambda e=engine: e.run(x, mask)) for _ in range(10)]
+    return min(times[0]), min(times[1]), done.report
 
 
 def noise(spec: FederationSpec, n: int) -> RoundData:

@@ -25,7 +25,7 @@ from export.weights import WeightMap
 from tests.helpers.specs import har_spec
 
 LIMIT_SWAP_MS = 20.0
-LIMIT_OVERHEAD_MS = 0.5
+LIMIT_OVERHEAD_MS = 0.3
 MASK = np.ones((1, 2), np.float32)
 
 

@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 LIMIT_IMPORT_S = 0.2
 LIMIT_RSS_MB = 120.0
-LIMIT_ADDED_MS = 0.5
+LIMIT_ADDED_MS = 0.3
 LIMIT_WHILE_TRAINING = 1.3
 LIMIT_P99, LIMIT_P99_MS = 2.0, 10.0  # times the p99 without training, or so many ms: whichever is more
 SWAPS = 1000

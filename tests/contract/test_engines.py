@@ -187,6 +187,16 @@ def test_a_gpu_that_is_not_there_is_an_error_or_a_degraded_state(kind: type[Engi
     assert kind.open(exported(SPEC, NEEDS), version(1)).degraded == ""
 
 
+def test_on_a_gpu_it_says_what_the_cpu_says(kind: type[Engine]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU")
+    engine = kind.open(exported(SPEC, NEEDS), version(1), EngineOptions(provider="cuda"))
+    for number, one in ((1, engine), (2, engine.with_tensors(version(2)))):
+        parity.check(one, torch_logits(version(number)), X, rows=ROWS, tolerance=1e-3)
+        assert one.degraded == ""
+        assert one.provider != "CPUExecutionProvider"
+
+
 def _with(tensors: ModelTensors, name: str, **changes: Float32) -> ModelTensors:
     return {**tensors, name: replace(tensors[name], **changes)}
 

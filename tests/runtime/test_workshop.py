@@ -19,6 +19,7 @@ from edge_sdk.core.errors import EngineError, PluginError
 from edge_sdk.core.messages import Status
 from edge_sdk.runtime import jobs, solo
 from edge_sdk.runtime.events import EngineSwapped, PhaseFinished, PredictionMade, SwapRefused, TaskStarted
+from edge_sdk.runtime.guard import LEAST
 from edge_sdk.runtime.state import DeviceState
 from edge_sdk.runtime.workshop import Workshop
 from tests.runtime.test_field import SPEC, Field, config, graph  # noqa: F401  the graph is a fixture
@@ -187,3 +188,29 @@ def test_a_model_that_cannot_be_read_is_not_the_end(tmp_path: Path, monkeypatch:
     (tmp_path / "home" / "model.npz").mkdir()
     assert state.model("model.npz", SPEC.shape_digest) is None
     state.close()
+
+
+def test_the_coordinator_hears_of_a_model_that_does_worse(tmp_path: Path, graph: Path) -> None:  # noqa: F811
+    """The first model says "walk" of everything, as the labels do; the second one says "sit"."""
+    field = Field(tmp_path, graph, training={"enabled": False})
+    biases = [[-50.0, 50.0], [50.0, -50.0]]
+    assert SPEC.classes == ("sit", "walk")
+    field.office.tensors["fusion"].params[:2] = biases[0]
+
+    def labelled() -> int:
+        session = field.device.session
+        return 0 if session is None or session.sensing is None else session.sensing.reservoir.labelled
+
+    async def label() -> None:
+        while labelled() < 2 * LEAST or not field.of(PredictionMade):
+            await field.clock.sleep(0.1)
+            await field.one_label()
+        field.office.tensors["fusion"].params[:2] = biases[1]
+        field.office.seal()
+        await field.office.publish()
+
+    field.label = label  # type: ignore[method-assign]
+    field.live(lambda: bool(statuses(field)) and bool(statuses(field)[-1].notes))
+    assert statuses(field)[-1].notes[0].startswith("model 1 is not taken: it is right on 0% of this device's")
+    assert {p.label for p in field.of(PredictionMade)} == {"walk"}
+    assert {p.version.number for p in field.of(PredictionMade)} == {0}
