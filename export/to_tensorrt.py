@@ -10,6 +10,7 @@ inference-library/python-api-docs.html). It has not met a real TensorRT yet; the
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import selectors
@@ -38,6 +39,9 @@ if TYPE_CHECKING:  # torch: the child of a build has no use for it
 MODEL, ORDER, LOG = "model.onnx", "order.json", "stderr"
 WORKSPACE_MB = 512  # scratch memory of a kernel; small boards share theirs with everything else
 _TAIL = 600  # characters of what TensorRT said that are repeated
+
+_NICENESS = 10  # predictions come first
+_PR_SET_PDEATHSIG = 1
 
 Progress = Callable[[str], None]
 
@@ -165,6 +169,8 @@ def export_plan(
 
 def main(folder: Path) -> int:
     """Builds what the folder orders; the child's side."""
+    os.nice(_NICENESS)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # Linux: nobody waits for the engine any more
     plain = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     profile = {name: (tuple(a), tuple(b), tuple(c)) for name, (a, b, c) in plain["profile"].items()}
     order = Order(profile, plain["precision"], plain["workspace_mb"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_sdk.core.errors import GuardError
+from edge_sdk.core.errors import EngineError, GuardError, ShapeMismatch
 from edge_sdk.core.interfaces import Engine
 from edge_sdk.core.records import RoundData
 from edge_sdk.core.scoring import accuracy
@@ -39,7 +39,11 @@ def judge(new: Engine, old: Engine, data: RoundData, margin: float) -> None:
     Raises:
         GuardError: the new one is right on fewer of them by more than the margin.
     """
-    after, before = (accuracy(engine, data) for engine in (new, old))
+    after = accuracy(new, data)
+    try:
+        before = accuracy(old, data)
+    except (EngineError, ShapeMismatch):  # one that fails is no reason to keep it
+        return
     if before - after > margin:
         raise GuardError(
             f"it is right on {after:.0%} of this device's {len(data.y)} newest labelled windows, the model that serves"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +169,43 @@ def test_a_build_that_takes_too_long_is_stopped(machine: VirtualTensorRt, option
     machine.goes_wrong("hang")
     with pytest.raises(EngineError, match=r"took longer than 3 s \(inference\.build_limit_s\)"):
         opened(replace(options, build_limit_s=3.0))
+
+
+def test_a_build_ends_with_the_device_that_wanted_it(machine: VirtualTensorRt) -> None:
+    machine.goes_wrong("hang")
+    code = f"from tests.export.test_tensorrt import plain; plain({str(exported(SPEC))!r})"
+    device = subprocess.Popen([sys.executable, "-c", code], cwd=virtual_tensorrt.ROOT)
+    try:
+        waited(lambda: machine.builds == 1)
+        ((builder, niceness),) = machine.builders
+        assert niceness >= 10
+        assert Path(f"/proc/{builder}").exists()
+    finally:
+        device.kill()
+        device.wait()
+    waited(lambda: not running(builder))
+
+
+def plain(graph: str) -> None:
+    """Builds an engine of a graph; what the process of the test above does."""
+    made = sidecar.read(Path(graph))
+    model = graphs.baked(Path(graph).read_bytes(), made.map.apply(version(1)))
+    build_plan(model, Order(engine_cache.profile_of(made.info, 4), "fp32"), limit_s=60.0)
+
+
+def waited(ready: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if ready():
+            return
+        signal.sigtimedwait([], 0.05)
+    raise AssertionError("it did not happen")
+
+
+def running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_build_says_how_far_it_is(machine: VirtualTensorRt, options: EngineOptions, tmp_path: Path) -> None:

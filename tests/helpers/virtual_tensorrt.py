@@ -64,6 +64,12 @@ class VirtualTensorRt:
         return self._builds.read_text().count("build") if self._builds.exists() else 0
 
     @property
+    def builders(self) -> list[tuple[int, int]]:
+        """Process and niceness of every build so far."""
+        text = self._builds.read_text() if self._builds.exists() else ""
+        return [(int(line.split()[1]), int(line.split()[2])) for line in text.splitlines()]
+
+    @property
     def buffers(self) -> int:
         """Pieces of memory that are held."""
         return int(self.library.shim_live())

@@ -108,6 +108,15 @@ def test_without_a_judgement_the_model_is_taken(options: dict[str, Any]) -> None
     run_virtual(main)
 
 
+def test_an_old_engine_that_fails_does_not_keep_a_new_one_out() -> None:
+    old, new = Breaking(GOOD), Breaking(BAD)
+    old.broken = True
+    judge(new, old, labelled(32), 0.1)
+    old.broken, new.broken = False, True
+    with pytest.raises(EngineError, match="lost"):
+        judge(new, old, labelled(32), 0.1)
+
+
 def test_a_first_model_has_nothing_to_be_worse_than() -> None:
     async def main(clock: VirtualClock) -> None:
         assert await guarded(predictor(clock, []), clock, [], []).offer(FIRST, BAD)

@@ -144,7 +144,7 @@ class Builder:
 
     def build_serialized_network(self, network: _Network, config: _Config) -> bytearray | None:
         with Path(os.environ["TENSORRT_BUILDS"]).open("a") as builds:
-            builds.write("build\n")
+            builds.write(f"build {os.getpid()} {os.nice(0)}\n")
         config.progress_monitor.phase_start("Building", None, 2)
         config.progress_monitor.step_complete("Building", 0)
         if _wrong() == "hang":
