@@ -15,7 +15,7 @@ ARGS ?=
 PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check bench test-py clean
+.PHONY: help install demo test check bench test-py emulate clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -52,6 +52,9 @@ bench: $(STAMP) ## measure, each figure beside its limit; writes bench.json
 
 test-py: ## run the torch-free tests on Python 3.10 and 3.12, where they are found
 	@PIP_ARGS="$(PIP_ARGS)" .ci/test-py 3.10 3.12 -- $(PYTEST_ARGS)
+
+emulate: $(STAMP) ## an aarch64 system under qemu: import, doctor, a replayed minute (needs qemu-user-static, debootstrap)
+	@.ci/emulate "$(BIN)" build/aarch64
 
 clean: ## remove .venv, results and caches
 	@rm -rf .venv .venv-3.* runs bench.json build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

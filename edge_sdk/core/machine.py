@@ -81,13 +81,14 @@ class Machine:
 
 def packages(places: Iterable[Path]) -> tuple[Package, ...]:
     """Returns the distributions in some folders."""
-    found = []
-    for place in places:
-        for dist in distributions(path=[str(place)]):
-            name = dist.metadata["Name"]
-            if name:
-                found.append(Package(normal(name), dist.version, _imports(dist), str(place)))
-    return tuple(sorted(found, key=lambda p: (list(map(str, places)).index(p.place), p.name)))
+    folders = [str(place) for place in places]
+    found = [
+        Package(normal(dist.metadata["Name"]), dist.version, _imports(dist), folder)
+        for folder in folders
+        for dist in distributions(path=[folder])
+        if "Name" in dist.metadata  # a folder that an uninstall left behind has no metadata
+    ]
+    return tuple(sorted(found, key=lambda p: (folders.index(p.place), p.name)))
 
 
 def normal(name: str) -> str:

@@ -107,9 +107,8 @@ def test_shadowed_packages(board: Path) -> None:
 
 def test_a_package_is_seen_by_the_files_it_lists(board: Path) -> None:
     info = f"{SITE}/other-1.0.dist-info"
-    change(
-        board, {f"{info}/METADATA": "Name: other\nVersion: 1.0\n", f"{info}/RECORD": "export/__init__.py,,\nx.pth,,\n"}
-    )
+    record = {f"{info}/METADATA": "Name: other\nVersion: 1.0\n", f"{info}/RECORD": "export/__init__.py,,\nx.pth,,\n"}
+    change(board, {**record, f"{SITE}/export/__init__.py": "", f"{SITE}/x.pth": ""})
     assert found(board, "packages").found == "other installs export too"
 
 
