@@ -5,7 +5,7 @@ import pytest
 
 from edge_sdk.core.errors import ConfigError, ShapeMismatch
 from edge_sdk.core.records import ModuleLayout, Segments, TensorSpec
-from edge_sdk.learn import aggregation
+from edge_sdk.learn import aggregation, params
 from edge_sdk.learn.aggregation import checked, combine, modality_wise, normalised
 from edge_sdk.learn.records import Cohort, Member, Weights
 
@@ -113,3 +113,55 @@ def test_owners_lists_only_what_was_trained() -> None:
     assert {name: [m.device for m in own] for name, own in aggregation.owners(whole).items()} == {
         "encoder.a": ["q"], "fusion": ["p"],
     }  # fmt: skip
+
+
+def running(value: float, mean: float, count: int) -> Segments:
+    """A module of one weight, one running statistic and one counter."""
+    return Segments(np.array([value], np.float32), np.array([mean], np.float32), np.array([count]))
+
+
+RUNNING = {
+    "m": ModuleLayout(
+        (
+            TensorSpec("mean", (1,), "stats", 0),
+            TensorSpec("steps", (1,), "counters", 0),
+            TensorSpec("w", (1,), "params", 0),
+        ),
+        1,
+        1,
+        1,
+    ),
+    "n": ModuleLayout((TensorSpec("w", (1,), "params", 0),), 1, 0, 0),
+}
+
+
+def with_statistics(layout: dict | None = None) -> Cohort:
+    start = {"m": running(0.0, 0.0, 4), "n": Segments(np.zeros(1, np.float32))}
+    p = member("p", 1, {"m": running(1.0, 2.0, 3), "n": Segments(np.ones(1, np.float32))})
+    q = member("q", 3, {"m": running(5.0, 6.0, 9)})
+    return Cohort(0, start, (p, q), RUNNING if layout is None else layout)
+
+
+def test_blocks_of_a_segment() -> None:
+    cohort = with_statistics()
+    assert aggregation.blocks(cohort, "m", "params") == ("m:w",)
+    assert aggregation.blocks(cohort, "m", "stats") == ("m:mean",)
+    assert aggregation.blocks(cohort, "n", "stats") == ()
+    with pytest.raises(ConfigError, match="'x' tensor by tensor"):
+        aggregation.blocks(cohort, "x", "params")
+
+
+def test_statistics_alone_are_averaged_by_samples() -> None:
+    weights = aggregation.averaged_statistics(with_statistics())
+    assert weights.by_block == {"m:mean": {"p": 0.25, "q": 0.75}}
+    theta = params.copy(with_statistics().start)
+    combine(theta, RUNNING, {m.device: m.tensors for m in with_statistics().members}, weights)
+    assert (theta["m"].params[0], theta["m"].stats[0], theta["m"].counters[0]) == (0.0, 5.0, 9)
+
+
+def test_a_module_that_a_rule_made_takes_statistics_and_counters_from_the_cohort() -> None:
+    made = aggregation.made(with_statistics(), "m", np.array([7.5]))
+    assert (made.params.tolist(), made.stats.tolist(), made.counters.tolist()) == ([7.5], [5.0], [9])
+    assert [a.dtype.name for a in (made.params, made.stats, made.counters)] == ["float32", "float32", "int64"]
+    plain = aggregation.made(with_statistics(), "n", np.array([2.0]))
+    assert (plain.params.tolist(), plain.stats.size, plain.counters.size) == ([2.0], 0, 0)

@@ -115,8 +115,8 @@ def test_a_wide_epsilon_never_opens_a_window() -> None:
 
 def test_at_random_every_choice_is_equally_likely() -> None:
     rule = Watched(greedy.Config(random=True))
-    spec = har_spec(method=MethodSpec(name="greedy"), training=TrainingSpec(lr=0.01, epochs=150, batch_size=16))
-    result, _ = play(spec, har_data(32), rule=rule)
+    spec = learning.spec(2, method="greedy", lr=0.01, epochs=150)
+    result, _ = play(spec, learning.round_data(32), rule=rule)
     counts = [rule.held.count(name) for name in ("", "acc", "gyro")]
     assert sum(counts) == result.num_steps == 300
     assert min(counts) > 70
