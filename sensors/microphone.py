@@ -194,7 +194,7 @@ class MicrophoneDriver(Driver):
         self._native_hz = o.native_hz or native_hz
         self._begin(monotonic_ns())
         try:
-            self._input = sd.InputStream(
+            self._input = sd.RawInputStream(
                 device=index, samplerate=self._native_hz, channels=1, dtype="int16",
                 blocksize=round(self._native_hz * o.block_s), callback=self._take,
             )  # fmt: skip
@@ -307,9 +307,9 @@ class MicrophoneDriver(Driver):
         self._resampler = Resampler(self._native_hz or self._options.rate_hz, self._options.rate_hz)
         self._gap = True
 
-    def _take(self, data: Array, frames: int, time: Any, status: Any) -> None:
+    def _take(self, data: Any, frames: int, time: Any, status: Any) -> None:
         """PortAudio's thread: copies, stamps, and never waits."""
-        block = Block(data[:, 0].copy(), time.inputBufferAdcTime, time.currentTime, monotonic_ns())
+        block = Block(np.frombuffer(data, np.int16).copy(), time.inputBufferAdcTime, time.currentTime, monotonic_ns())
         with suppress(queue.Full):  # the timeline sees the hole and counts it
             self._blocks.put_nowait(block)
 
