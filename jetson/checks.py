@@ -117,8 +117,8 @@ def mode(machine: Machine, facts: Facts) -> Finding | None:
 
 
 CHECKS: tuple[Check, ...] = (
-    release, stack.python, stack.torch, stack.kernel, stack.numpy, stack.providers, libraries, stack.opencv, argus,
-    console, swap, fragments, heat, mode,
+    release, stack.python, stack.onnxruntime, stack.no_torch, stack.torch, stack.kernel, stack.numpy, stack.providers,
+    libraries, stack.opencv, argus, console, swap, fragments, heat, mode,
 )  # fmt: skip
 
 

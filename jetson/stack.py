@@ -35,6 +35,28 @@ def python(machine: Machine, facts: Facts) -> Finding | None:
     )
 
 
+def onnxruntime(machine: Machine, facts: Facts) -> Finding | None:
+    """Which ONNX Runtime is right depends on the board: what is said of any machine would install the wrong one."""
+    both = [p for name in _ORT if (p := machine.package(name))]
+    fitting = next((name for name in _ORT if name in wheels.of(jetpack(facts))), "onnxruntime")
+    if len(both) == 1:
+        return None
+    found = "onnxruntime and onnxruntime-gpu overwrite one another" if both else "not installed; nothing is predicted"
+    remove = f"{machine.pip} uninstall -y {' '.join(p.name for p in both)} && " if both else ""
+    fix = f"{remove}{install(machine, facts, fitting)}"
+    return Finding("onnxruntime", "fail" if both else "warn", found, fix)
+
+
+def no_torch(machine: Machine, facts: Facts) -> Finding | None:
+    """PyPI's torch for aarch64 brings CUDA 13, and needs a newer C library than JetPack 4 has."""
+    if machine.package("torch") is not None:
+        return None
+    if jetpack(facts) == "4":
+        return Finding("torch", "ok", "not installed; PyTorch has no wheels for JetPack 4: this device predicts only")
+    fix = f"{install(machine, facts, 'torch')} && {machine.pip} install 'edge-sdk[train]'"
+    return Finding("torch", "warn", "not installed; this device predicts and does not train", fix)
+
+
 def torch(machine: Machine, facts: Facts) -> Finding | None:
     """Is torch built for the CUDA that the board has?"""
     package = machine.package("torch")
@@ -132,4 +154,16 @@ def opencv(machine: Machine, facts: Facts) -> Finding | None:
     )
 
 
-__all__ = ["install", "jetpack", "kernel", "numpy", "opencv", "providers", "python", "runs_on", "torch"]
+__all__ = [
+    "install",
+    "jetpack",
+    "kernel",
+    "no_torch",
+    "numpy",
+    "onnxruntime",
+    "opencv",
+    "providers",
+    "python",
+    "runs_on",
+    "torch",
+]

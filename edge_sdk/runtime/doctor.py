@@ -74,10 +74,13 @@ def _groups() -> list[str]:
 
 
 def examine(machine: Machine, board: Board) -> list[Finding]:
-    """Returns everything looked at: what fails first, then what is doubtful."""
-    found = [check(machine) for check in CHECKS] + board.checks(machine)
+    """Returns everything looked at: what fails first, then what is doubtful.
+
+    Where a board says something of what is looked at everywhere, it knows better.
+    """
+    by_name = {finding.name: finding for finding in [*(check(machine) for check in CHECKS), *board.checks(machine)]}
     order = {"fail": 0, "warn": 1, "ok": 2}
-    return sorted(found, key=lambda finding: order[finding.state])
+    return sorted(by_name.values(), key=lambda finding: order[finding.state])
 
 
 def python(machine: Machine) -> Finding:

@@ -147,6 +147,22 @@ def test_the_cpu_build_of_onnxruntime(nano: Path) -> None:
     assert finding.fix == f"{PIP} uninstall -y onnxruntime && {NVIDIA} 'onnxruntime-gpu==1.23.0'"
 
 
+def test_both_builds_of_onnxruntime_and_none(nano: Path) -> None:
+    change(nano, package("onnxruntime", "1.23.2"))
+    finding = all_of(nano)["onnxruntime"]
+    assert finding.state == "fail"
+    assert finding.fix == f"{PIP} uninstall -y onnxruntime-gpu onnxruntime && {NVIDIA} 'onnxruntime-gpu==1.23.0'"
+    finding = all_of(without(without(nano, "onnxruntime"), "onnxruntime_gpu"))["onnxruntime"]
+    assert (finding.state, finding.fix) == ("warn", f"{NVIDIA} 'onnxruntime-gpu==1.23.0'")
+
+
+def test_no_torch_is_mended_by_the_boards_own(nano: Path, tmp_path: Path) -> None:
+    assert all_of(without(nano, "torch"))["torch"].fix == f"{NVIDIA} 'torch==2.8.0' && {PIP} install 'edge-sdk[train]'"
+    old = all_of(BOARDS / "xavier_nx")["torch"]
+    assert (old.state, "download.pytorch.org/whl/cpu" in old.fix) == ("warn", True)
+    assert all_of(BOARDS / "nano")["torch"].state == "ok"
+
+
 def test_the_wrong_python(nano: Path) -> None:
     plain = json.loads((nano / RECORD).read_text())
     finding = all_of(change(nano, {RECORD: json.dumps({**plain, "python": "3.12.3"})}))["board python"]

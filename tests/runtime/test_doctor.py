@@ -118,17 +118,26 @@ def test_ours_is_missing(board: Path) -> None:
     assert found(board, "packages").found == "edge-sdk is not installed"
 
 
+def plain(root: Path) -> Path:
+    """Makes a machine that no plug-in knows of a board."""
+    for path in ("etc/nv_tegra_release", "proc/device-tree/compatible", "var/lib/dpkg/status"):
+        (root / path).unlink()
+    return root
+
+
 def test_both_onnxruntimes(board: Path) -> None:
-    finding = found(change(board, package("onnxruntime", "1.23.2", "onnxruntime")), "onnxruntime")
+    finding = found(change(plain(board), package("onnxruntime", "1.23.2", "onnxruntime")), "onnxruntime")
     assert finding.state == "fail"
-    assert "uninstall -y onnxruntime onnxruntime-gpu" in finding.fix
+    assert finding.fix.endswith("pip install onnxruntime-gpu==1.23.0")
 
 
 def test_no_onnxruntime_and_no_torch(board: Path) -> None:
     for name in ("onnxruntime_gpu", "torch"):
         for path in (board / SITE).glob(f"{name}-*/*"):
             path.unlink()
-    assert found(board, "onnxruntime").state == "warn"
+    on_board = found(board, "torch").fix
+    assert "torch==2.8.0" in on_board
+    assert found(plain(board), "onnxruntime").fix == "/opt/edge-sdk/venv/bin/pip install onnxruntime"
     assert found(board, "torch").state == "warn"
 
 
