@@ -92,10 +92,13 @@ class FusedModel(nn.Module):
     ) -> dict[str, torch.Tensor]:  # fmt: skip
         """Runs the encoders side by side, with a gate behind each of their last blocks."""
         encoders = {m: cast(Staged, self.encoders[f"encoder_{m}"]) for m in x}
-        first = {m: len(e.body) - gates.depth for m, e in encoders.items()}  # the first block with a gate behind it
-        maps = {m: e.body[: first[m]](e.standardise(x[m])) for m, e in encoders.items()}
+        maps = {m: e.enter(x[m]) for m, e in encoders.items()}
+        early = {m: len(e.widths) - gates.depth for m, e in encoders.items()}  # blocks without a gate behind them
+        for m, encoder in encoders.items():
+            for block in encoder.blocks()[: early[m]]:
+                maps[m] = block(maps[m])
         for k in range(gates.depth):
-            maps = gates(k, {m: e.body[first[m] + k](maps[m]) for m, e in encoders.items()}, mask)
+            maps = gates(k, {m: e.blocks()[early[m] + k](maps[m]) for m, e in encoders.items()}, mask)
         return {m: e.close(maps[m]) for m, e in encoders.items()}
 
     def under(self, x: Mapping[str, torch.Tensor], masks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

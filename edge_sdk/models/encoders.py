@@ -8,6 +8,8 @@ federation's mean and standard deviation, constants of the spec and therefore no
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import nn
 
@@ -65,22 +67,45 @@ def dims(modality: ModalitySpec, wanted: int, layout: str) -> None:
 
 
 class Staged(nn.Module):
-    """An encoder that can be cut between its blocks: forward is standardise, the blocks of `body`, then `close`."""
+    """An encoder that can be cut between its blocks: forward is `enter`, then `blocks` in order, then `close`."""
 
-    standardise: nn.Module
-    body: nn.Sequential
     widths: tuple[int, ...]  # channels behind each block
 
+    @abstractmethod
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the first block takes, of a window (B, *shape)."""
+
+    @abstractmethod
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """Returns the blocks, each (B, C, …) -> (B, C', …)."""
+
+    @abstractmethod
     def close(self, h: torch.Tensor) -> torch.Tensor:
-        """Returns features (B, D) of what the last block gave, (B, C, …)."""
-        raise NotImplementedError
+        """Returns features (B, D) of what the last block gave."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, *shape) -> (B, D)."""
-        return self.close(self.body(self.standardise(x)))
+        h = self.enter(x)
+        for block in self.blocks():
+            h = block(h)
+        return self.close(h)
 
 
-class Cnn1d(Staged):
+class _Cnn(Staged):
+    """Standardised input, and a body of blocks."""
+
+    standardise: Standardise
+    body: nn.Sequential
+
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        h: torch.Tensor = self.standardise(x)
+        return h
+
+    def blocks(self) -> tuple[nn.Module, ...]:
+        return tuple(self.body)
+
+
+class Cnn1d(_Cnn):
     """Convolutional encoder of time series (C, L): three strided convolutions, then mean and maximum over time.
 
     Args:
@@ -115,7 +140,7 @@ def _block1d(channels: int, width: int, *, kernel: int, stride: int) -> nn.Seque
     return nn.Sequential(convolution, nn.GroupNorm(groups(width), width), nn.ReLU())
 
 
-class Cnn2d(Staged):
+class Cnn2d(_Cnn):
     """Convolutional encoder of images (C, H, W): four convolutions, then the mean over the image.
 
     Args:

@@ -16,7 +16,7 @@ from torch import nn
 
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.spec import ModalitySpec
-from edge_sdk.models.encoders import Standardise, at_least, dims, groups
+from edge_sdk.models.encoders import Staged, Standardise, at_least, dims, groups
 from edge_sdk.models.pretrained import Pretrained, put, read_checkpoint
 
 Norm = Callable[[int], nn.Module]
@@ -41,7 +41,7 @@ class _Block(nn.Module):
         return torch.relu(self.bn2(self.conv2(h)) + self.downsample(x))
 
 
-class ResNet18(Pretrained):
+class ResNet18(Pretrained, Staged):
     """Residual network of 18 layers: (B, C, H, W) -> (B, D).
 
     Args:
@@ -75,15 +75,22 @@ class ResNet18(Pretrained):
         self.layer2 = nn.Sequential(_Block(width, 2 * width, 2, make), _Block(2 * width, 2 * width, 1, make))
         self.layer3 = nn.Sequential(_Block(2 * width, 4 * width, 2, make), _Block(4 * width, 4 * width, 1, make))
         self.layer4 = nn.Sequential(_Block(4 * width, 8 * width, 2, make), _Block(8 * width, 8 * width, 1, make))
+        self.widths = (width, 2 * width, 4 * width, 8 * width)
         self.out = nn.Identity() if feature_dim == 8 * width else nn.Linear(8 * width, feature_dim)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, D)."""
-        h = self.maxpool(torch.relu(self.bn1(self.conv1(self.standardise(x)))))  # (B, width, H/4, W/4)
-        h = self.layer4(self.layer3(self.layer2(self.layer1(h))))  # (B, 8·width, H/32, W/32)
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, width, H/4, W/4)."""
+        h: torch.Tensor = self.maxpool(torch.relu(self.bn1(self.conv1(self.standardise(x)))))
+        return h
+
+    def blocks(self) -> tuple[nn.Module, ...]:
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    def close(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, 8·width, H/32, W/32) -> (B, D)."""
         return torch.relu(self.out(h.mean((-2, -1))))  # (B, 8·width) -> (B, D); without projection it is ≥ 0 already
 
     def load_weights(self) -> None:

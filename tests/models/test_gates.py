@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_sdk.core.spec import FederationSpec, MethodSpec
+from edge_sdk.core.spec import FederationSpec, MethodSpec, ModalitySpec
 from edge_sdk.learn import params
 from edge_sdk.learn.records import Needs
 from edge_sdk.models import build
@@ -112,6 +112,17 @@ def test_an_absent_modality_is_the_same_as_a_masked_one(spec: FederationSpec) ->
         for logits, wanted in zip(model.under(x, [mask, every]), (mask, every), strict=True):
             torch.testing.assert_close(logits, model(x, wanted))
         torch.testing.assert_close(model.fuse(model.encode(x), every), model(x, every))
+
+
+def test_resnets_are_gated_behind_their_last_three_layers() -> None:
+    small = {"width": 8, "norm": "group"}
+    image = ModalitySpec(name="camera", shape=(3, 40, 33), encoder="resnet18", encoder_config=small)
+    spec = har_spec(modalities=(image, image.model_copy(update={"name": "flow"})))
+    model, x = build.build(spec, GATES).eval(), rows(spec, 2)
+    assert [g.widths for g in model.gates.stages] == [dict.fromkeys(("camera", "flow"), w) for w in (16, 32, 64)]
+    with torch.no_grad():
+        mask = torch.tensor([[1.0, 0.0]] * 2)
+        torch.testing.assert_close(model(x, mask), model({"camera": x["camera"]}, mask))
 
 
 def test_through_gates_modalities_see_one_another() -> None:
