@@ -17,7 +17,7 @@ usage: install.sh [--dry-run] [--source FOLDER|WHEEL] [--wheels FOLDER] [--colle
   --dry-run      print the commands and run none of them
   --source       checkout or wheel of edge-sdk (default: the checkout of this script)
   --wheels       install from this folder of wheels, without any network
-  --collect      install, and fill such a folder for other boards with the same JetPack
+  --collect      fill such a folder for boards with the same JetPack, and install nothing
   --python       a Python 3.10 or newer (default: the one that the board's wheels are for)
   --prefix       where the environment goes (default: /opt/edge-sdk)
   --user         whom the service runs as (default: edge-sdk)
@@ -48,7 +48,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-venv=$root$prefix/venv
+venv=$root$prefix/venv site=(--system-site-packages)
+# What the board has of its own may be missing on another: wheels are collected in an environment that does not see it.
+if [ -n "$collect" ]; then venv=$collect/.venv site=(); fi
 
 sudo=()
 if [ "$(id -u)" != 0 ]; then sudo=(sudo); fi
@@ -121,13 +123,13 @@ install_debs() { # the board's own Python comes without venv; PortAudio is for m
 
 make_venv() {
     if [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import pip' 2>/dev/null; then
-        say "kept $prefix/venv"
+        say "kept ${venv#"$root"}"
         return
     fi
-    run_root mkdir -p "$root$prefix"
+    run_root mkdir -p "$(dirname "$venv")"
     if [ -z "$python" ] && [ "$jetpack" -ge 6 ]; then python=python$wanted; fi
     if [ -n "$python" ]; then
-        run_root "$python" -m venv --system-site-packages "$venv"
+        run_root "$python" -m venv "${site[@]}" "$venv"
     elif [ -n "$dry_run" ] || command -v uv >/dev/null; then
         run_root uv venv --seed --python "$wanted" "$venv"
     else
@@ -159,7 +161,6 @@ install_wheels() {
 
 collect_wheels() { # of exactly what was installed: a second resolution might choose another build of the same version
     local line others=() name
-    run_root mkdir -p "$collect"
     pip wheel --no-deps --wheel-dir "$collect" "$source"
     if [ ${#accelerators[@]} -gt 0 ]; then pip download --no-deps "${index[@]}" --dest "$collect" "${accelerators[@]}"; fi
     if [ -n "$dry_run" ]; then
@@ -186,7 +187,9 @@ make_venv
 install_wheels
 if [ -n "$collect" ]; then
     collect_wheels
+    run_root rm -rf "$venv"
     say "$collect holds the wheels for JetPack $jetpack; carry it to a board and install with --wheels"
+    exit 0
 fi
 
 # --- service -------------------------------------------------------------------------------------------------------

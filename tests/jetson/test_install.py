@@ -182,10 +182,12 @@ def test_no_service_touches_no_user_and_no_unit(tmp_path: Path, stubs: Stubs) ->
 
 def test_wheels_are_collected_of_what_was_installed(tmp_path: Path, stubs: Stubs) -> None:
     root = copy("orin_nx", tmp_path / "board")
-    done = install(root, "--no-service", "--collect", str(tmp_path / "wheels"), path=stubs.folder)
+    done = install(root, "--collect", str(tmp_path / "wheels"), path=stubs.folder)
     assert done.returncode == 0, done.stderr
     pips = [c.removeprefix("venv -m pip ") for c in stubs.calls() if c.startswith("venv -m pip")]
     assert [c.split()[0] for c in pips] == ["install", "install", "wheel", "download", "freeze", "download"]
+    assert not (root / "opt/edge-sdk/venv/bin").exists()
+    assert not (tmp_path / "wheels/.venv").exists()
     assert pips[3].endswith("torch==2.8.0 onnxruntime-gpu==1.23.0")
     assert pips[5] == f"download --no-deps --dest {tmp_path / 'wheels'} numpy==1.26.4"
 
