@@ -20,6 +20,7 @@ seeds = [1, 2]
 quick_seeds = [5]
 simulate = { dataset = "synthetic", devices = 3, updates = 6, epochs = 1, profile = "instant", evaluate_every = 2 }
 quick = { updates = 3 }
+full = { devices = 32, updates = 900 }
 notes = ["small"]
 
 [[variants]]
@@ -58,8 +59,13 @@ def test_a_study_is_a_list_of_runs_seed_by_seed(spec: Path) -> None:
 
 
 def test_the_small_form_replaces_flags_and_seeds(spec: Path) -> None:
-    made = runs(read(spec), quick=True)
+    made = runs(read(spec), form="quick")
     assert [(run.seed, run.flags["updates"], run.flags["epochs"]) for run in made] == [(5, 3, 1), (5, 3, 2)]
+
+
+def test_the_papers_own_protocol_is_in_the_same_file(spec: Path) -> None:
+    made = runs(read(spec), form="full")
+    assert {(run.seed, run.flags["updates"], run.flags["devices"]) for run in made} == {(1, 900, 32), (2, 900, 32)}
 
 
 def test_another_flag_is_another_run(spec: Path) -> None:
@@ -77,7 +83,7 @@ def test_another_flag_is_another_run(spec: Path) -> None:
         (("notes", "note"), "note"),
         (('method = "mba"', 'method = "mbaa"'), "mbaa"),
         (("gamma", "gama"), "gama"),
-        (("devices = 3", "devices = 0"), "devices"),
+        (("devices = 3,", "devices = 0,"), "devices"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(

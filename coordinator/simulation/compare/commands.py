@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from coordinator.simulation import commands as simulate
 from coordinator.simulation.compare import page, plots, tables
 from coordinator.simulation.compare.runner import Result, carry_out
-from coordinator.simulation.compare.study import Run, Study, Variant, read, runs
+from coordinator.simulation.compare.study import Form, Run, Study, Variant, read, runs
 from edge_sdk.core.errors import ConfigError
 
 WAYS = ("zero_feature", "linear_block", "nearest_prototype")
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", help="comma-separated, in place of a study; the first is the reference")
     parser.add_argument("--seeds", type=int, help="so many seeds, from 1 on; default: the study's, or 3")
     parser.add_argument("--quick", action="store_true", help="the study's small form; without a study as in simulate")
+    parser.add_argument("--full", action="store_true", help="the study's large form: the paper's own protocol")
     parser.add_argument("--out", type=Path, help="folder of the results; default: runs/compare/NAME")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, each on one core")
     parser.add_argument("--unimodal", choices=WAYS, default=WAYS[0], help="how Acc-[modality] is asked")
@@ -36,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compares, prints the table, and writes results.json, table.md, table.csv, plots and report.html."""
     study = _study(args)
-    quick = args.quick and args.spec is not None
-    todo = runs(study, quick=quick, common=_common(args, study))
+    form: Form = "" if args.spec is None else "quick" if args.quick else "full" if args.full else ""
+    todo = runs(study, form=form, common=_common(args, study))
     for one in todo:
         _check(one)
     out = args.out or Path("runs") / "compare" / (args.spec.stem if args.spec else "methods")
@@ -82,10 +83,15 @@ def _common(args: argparse.Namespace, study: Study) -> dict[str, Any]:
     if args.quick and args.spec is None:
         given["quick"] = True
     if "data" in given:
-        dataset = str(given.get("dataset", study.simulate.get("dataset", ""))).partition(":")[0]
-        mine: Path = args.data / dataset  # a folder with one folder per data set will do
-        given["data"] = str(mine if dataset and mine.exists() else args.data)
+        given["data"] = str(data_folder(args.data, str(given.get("dataset", study.simulate.get("dataset", "")))))
     return given
+
+
+def data_folder(folder: Path, dataset: str) -> Path:
+    """Returns where a data set lies: `folder`, or the folder in it that is named after the set (mnist for cg_mnist)."""
+    name = dataset.partition(":")[0]
+    places = [folder / part for part in (name, name.rpartition("_")[2]) if part]
+    return next((place for place in places if place.exists()), folder)
 
 
 def _check(one: Run) -> None:
@@ -128,4 +134,4 @@ def _write(study: Study, pairs: tables.Pairs, table: list[tables.Row], out: Path
         (out / name).write_text(text, encoding="utf-8")
 
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "data_folder", "run"]

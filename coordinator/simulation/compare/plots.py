@@ -45,12 +45,16 @@ def _png(draw: Drawing, height: float = 5.0) -> bytes:
 
 
 def _accuracy(figure: Any, study: Study, pairs: Pairs) -> None:
-    """Median over seeds of fused accuracy, time as a share of what the reference took in all; the range as a shade."""
+    """Median over seeds of fused accuracy, time as a share of what the reference took in all; the range as a shade.
+
+    In a world where training takes no time versions stand for it.
+    """
     axes = figure.subplots()
-    ends = {run.seed: max(1e-9, float(r["virtual_seconds"])) for run, r in pairs if run.label == study.base}
+    key = "virtual_s" if all(r["virtual_seconds"] > 1.0 for _, r in pairs) else "version"
+    ends = {run.seed: max(1e-9, *(p[key] for p in r["curve"])) for run, r in pairs if run.label == study.base}
     for k, variant in enumerate(study.variants):
         curves = [
-            ([p["virtual_s"] / ends[run.seed] for p in r["curve"]], [100 * p["acc"] for p in r["curve"]])
+            ([p[key] / ends[run.seed] for p in r["curve"]], [100 * p["acc"] for p in r["curve"]])
             for run, r in pairs
             if run.label == variant.label and run.seed in ends and r["curve"]
         ]
@@ -62,7 +66,7 @@ def _accuracy(figure: Any, study: Study, pairs: Pairs) -> None:
             grid, np.median(values, axis=0), label=variant.label, color=f"C{k % 10}", linestyle=("-", "--")[k // 10 % 2]
         )
         axes.fill_between(grid, values.min(0), values.max(0), color=f"C{k % 10}", alpha=0.12, linewidth=0)
-    axes.set_xlabel(f"simulated time, {study.base} = 1")
+    axes.set_xlabel(f"{'simulated time' if key == 'virtual_s' else 'versions'}, {study.base} = 1")
     axes.set_ylabel("fused accuracy on the test split, %")
     axes.legend(fontsize="small", ncols=2)
     axes.grid(alpha=0.3)
@@ -93,7 +97,8 @@ def _balance(figure: Any, traced: Sequence[tuple[Run, Result]]) -> None:
             for name in names:
                 points = [(t["updates"], t[key][name]) for t in result["trace"] if name in t[key]]
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
-            axes.legend(fontsize="x-small")
+            if names:
+                axes.legend(fontsize="x-small")
             axes.grid(alpha=0.3)
         left.set_ylabel(run.label, fontsize="small")
     grid[0][0].set_title("figures of the method", fontsize="small")

@@ -5,6 +5,7 @@
     seeds = [1, 2, 3]
     simulate = { dataset = "utd_mhad", devices = 16, updates = 2000 }    # flags of simulate, for every run
     quick = { updates = 60, devices = 4 }     # replace them with --quick
+    full = { updates = 20000 }                # replace them with --full: the paper's own protocol
     notes = ["what was reduced, and why"]
 
     [[variants]]
@@ -26,7 +27,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,6 +36,7 @@ from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.spec import Model
 
 Flags = Mapping[str, Any]
+Form = Literal["", "quick", "full"]
 
 
 class Variant(Model):
@@ -43,6 +45,7 @@ class Variant(Model):
     label: str = Field(min_length=1)
     simulate: dict[str, Any] = Field(default_factory=dict)
     quick: dict[str, Any] = Field(default_factory=dict)
+    full: dict[str, Any] = Field(default_factory=dict)
 
 
 class Study(Model):
@@ -55,6 +58,8 @@ class Study(Model):
     simulate: dict[str, Any] = Field(default_factory=dict)
     quick: dict[str, Any] = Field(default_factory=dict)
     quick_seeds: tuple[int, ...] = (1,)
+    quick_only: tuple[str, ...] = ()  # labels of the variants that the small form runs; (): all
+    full: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, dict[str, float]] = Field(default_factory=dict)  # label → {"acc": percent, modality: percent}
     notes: tuple[str, ...] = ()
     share: float = Field(default=0.95, gt=0, le=1)  # time to this share of the reference's accuracy
@@ -110,27 +115,34 @@ def read(path: Path) -> Study:
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise ConfigError(f"{path}: two variants are called {twice!r}; give each a label of its own")
-    if study.base not in labels:
-        raise ConfigError(f"{path}: reference {study.reference!r} is no variant; there are {', '.join(labels)}")
+    for what, named in (("reference", (study.base,)), ("quick_only", study.quick_only)):
+        unknown = [label for label in named if label not in labels]
+        if unknown:
+            raise ConfigError(f"{path}: {what} {unknown[0]!r} is no variant; there are {', '.join(labels)}")
     return study
 
 
-def runs(study: Study, *, quick: bool = False, common: Flags | None = None) -> tuple[Run, ...]:
+def runs(study: Study, *, form: Form = "", common: Flags | None = None) -> tuple[Run, ...]:
     """Returns all runs, seed by seed, so that a comparison that is stopped early has whole columns.
 
     Args:
         study: what is compared.
-        quick: the small form.
+        form: "quick", the small form; "full", the paper's own protocol; "": as the study stands.
         common: flags of the command line; they win over the file's.
     """
     found = []
-    for seed in study.quick_seeds if quick else study.seeds:
-        for variant in study.variants:
+    small = form == "quick" and study.quick_only
+    chosen = [v for v in study.variants if not small or v.label in study.quick_only]
+    for seed in study.quick_seeds if form == "quick" else study.seeds:
+        for variant in chosen:
             flags = {**study.simulate, **variant.simulate}
-            if quick:
-                flags |= {**study.quick, **variant.quick}
+            changes: dict[str, tuple[Flags, ...]] = {
+                "quick": (study.quick, variant.quick), "full": (study.full, variant.full),
+            }  # fmt: skip
+            for change in changes.get(form, ()):
+                flags |= change
             found.append(Run(variant.label, seed, {**flags, **(common or {})}))
     return tuple(found)
 
 
-__all__ = ["Flags", "Run", "Study", "Variant", "read", "runs"]
+__all__ = ["Flags", "Form", "Run", "Study", "Variant", "read", "runs"]

@@ -79,7 +79,7 @@ def rows(study: Study, pairs: Pairs, unimodal: str = "zero_feature") -> list[Row
     made = []
     for variant in study.variants:
         mine = [(run.seed, result) for run, result in pairs if run.label == variant.label]
-        times = [time_to(r, targets[s]) / units[s] for s, r in mine if s in units]
+        times = [_ratio(time_to(r, targets[s]), units[s]) for s, r in mine if s in units]
         reached = [t for t in times if not np.isnan(t)]
         results = [result for _, result in mine]
         if not results:
@@ -96,6 +96,11 @@ def rows(study: Study, pairs: Pairs, unimodal: str = "zero_feature") -> list[Row
             )
         )  # fmt: skip
     return made
+
+
+def _ratio(time: float, unit: float) -> float:
+    """Returns time / unit; NaN in a world where training takes no time."""
+    return time / unit if unit > 0 else float("nan")
 
 
 def _by_modality(results: Sequence[Result], way: str) -> dict[str, Cell]:
