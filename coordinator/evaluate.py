@@ -96,12 +96,10 @@ def _batch(model: FusedModel, modalities: tuple[str, ...], part: Dataset, right:
     y = torch.from_numpy(np.ascontiguousarray(part.y))
     has = np.stack([part.has[m] if m in present else np.zeros(len(y), bool) for m in modalities], axis=1)
     mask = torch.from_numpy(has.astype(np.float32))  # (B, M)
-    features = model.encode({m: torch.from_numpy(np.asarray(part.x[m], np.float32)) for m in present})
-    _count(right[""], model.fuse(features, mask), y, mask.amax(dim=1) > 0)
-    for column, m in enumerate(modalities):
-        alone = torch.zeros_like(mask)
-        alone[:, column] = mask[:, column]
-        _count(right[m], model.fuse(features, alone), y, mask[:, column] > 0)
+    x = {m: torch.from_numpy(np.asarray(part.x[m], np.float32)) for m in present}
+    masks = [mask, *(mask * alone for alone in torch.eye(len(modalities)))]
+    for name, seen, logits in zip(("", *modalities), masks, model.under(x, masks), strict=True):
+        _count(right[name], logits, y, seen.amax(dim=1) > 0)
 
 
 def _count(into: Array, logits: torch.Tensor, y: torch.Tensor, rows: torch.Tensor) -> None:

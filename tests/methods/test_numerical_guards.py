@@ -30,6 +30,8 @@ def test_an_absent_modality(name: str) -> None:
         result = guards.play(name, guards.one_sample(), here=here)
         assert guards.finite(result)
         absent = {"acc", "gyro", "mic"} - set(here)
+        if name == "zf":  # trains the encoder of what is absent on zeros: that is what it is
+            absent = set()
         assert not {f"encoder.{m}" for m in absent} & set(result.tensors)
 
 
