@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from pydantic import Field
+
 from edge_sdk.methods import (
     fedasync,
     fedattn,
@@ -13,6 +15,7 @@ from edge_sdk.methods import (
     g_blend,
     harmony,
     hgb,
+    mba,
     modality_mirror,
     ogm_ge,
     pmr,
@@ -66,7 +69,23 @@ class Pulling(qqr.Config):
     fill: Literal["prototype", "zero", "input"] = "zero"
 
 
+class MbaWithoutRegularization(mba.Config):
+    """MBA's ablation: anchors are trained for their distances, nothing pulls towards them."""
+
+    beta: float = Field(default=0.0, ge=0)
+
+
+class MbaWithoutBalancing(mba.Config):
+    """MBA's ablation: the regulariser alone, every module mixed at one rate."""
+
+    gamma: float = Field(default=0.0, ge=0)
+
+
 FM = replace(qqr.METHOD, name="fm", config=PartialModality)
+MBA_WITHOUT_BALANCING = replace(mba.METHOD, name="mba_without_balancing", config=MbaWithoutBalancing)
+MBA_WITHOUT_REGULARIZATION = replace(
+    mba.METHOD, name="mba_without_regularization", config=MbaWithoutRegularization
+)  # fmt: skip
 PM = replace(qqr.METHOD, name="pm", config=PartialModality)
 PMM = replace(qqr.METHOD, name="pmm", config=Pmm, source="arXiv:2505.16138")
 QQR_L = replace(qqr.METHOD, name="qqr_l", config=Pulling)
@@ -86,6 +105,8 @@ __all__ = [
     "FM",
     "G_BLENDING",
     "HARMONY_ASYNC",
+    "MBA_WITHOUT_BALANCING",
+    "MBA_WITHOUT_REGULARIZATION",
     "MODALITY_MIRROR_ASYNC",
     "M_GB",
     "PM",

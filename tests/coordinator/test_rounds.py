@@ -9,7 +9,7 @@ import pytest
 from coordinator import events
 from coordinator.config import CoordinatorConfig, ScheduleConfig, StopConfig, StoreConfig
 from coordinator.service import Coordinator
-from coordinator.store import MemoryStore, RoundEntry
+from coordinator.store import MemoryStore, RoundEntry, SqliteStore, Store
 from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.compute import InlineCompute
 from edge_sdk.core.errors import ConfigError, StoreError
@@ -252,7 +252,7 @@ def test_updates_are_counted_in_whole_rounds() -> None:
     play(script, spec=spec_of(), config=settings)
 
 
-async def _to_the_middle(clock: VirtualClock, store: MemoryStore, settings: CoordinatorConfig) -> None:
+async def _to_the_middle(clock: VirtualClock, store: Store, settings: CoordinatorConfig) -> None:
     """Runs a round and a half: in the second, one of two devices has delivered."""
     async with federation(clock, spec=spec_of(), store=store, config=settings) as world:
         first, second = await pair(world)
@@ -265,7 +265,7 @@ async def _to_the_middle(clock: VirtualClock, store: MemoryStore, settings: Coor
     store.close()
 
 
-async def _from_the_middle(clock: VirtualClock, store: MemoryStore, settings: CoordinatorConfig) -> ModelTensors:
+async def _from_the_middle(clock: VirtualClock, store: Store, settings: CoordinatorConfig) -> ModelTensors:
     async with federation(clock, spec=spec_of(), store=store, config=settings) as world:
         second = await world.peer("d2")
         second.sequence = 1
@@ -278,16 +278,23 @@ async def _from_the_middle(clock: VirtualClock, store: MemoryStore, settings: Co
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 50])
-def test_a_restart_in_the_middle_of_a_round_goes_on_with_it(checkpoint_every: int) -> None:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_restart_in_the_middle_of_a_round_goes_on_with_it(
+    kind: str, checkpoint_every: int, tmp_path: Path
+) -> None:  # fmt: skip
     settings = config().model_copy(update={"store": StoreConfig(checkpoint_every=checkpoint_every)})
+    memory = MemoryStore()
+
+    def store() -> Store:
+        """Returns what a new process would open."""
+        return memory if kind == "memory" else SqliteStore(tmp_path / "store")
 
     async def broken(clock: VirtualClock) -> ModelTensors:
-        store = MemoryStore(lineage="c" * 32)
-        await _to_the_middle(clock, store, settings)
-        return await _from_the_middle(clock, store, settings)
+        await _to_the_middle(clock, store(), settings)
+        return await _from_the_middle(clock, store(), settings)
 
     async def whole(clock: VirtualClock) -> ModelTensors:
-        async with federation(clock, spec=spec_of(), store=MemoryStore(lineage="c" * 32), config=settings) as world:
+        async with federation(clock, spec=spec_of(), store=MemoryStore(), config=settings) as world:
             first, second = await pair(world)
             for _ in range(2):
                 task2, task1 = await both(first, second)
