@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from coordinator.simulation.compare.document import png
 from coordinator.simulation.compare.runner import Result
 from coordinator.simulation.compare.study import Run, Study
 from coordinator.simulation.compare.tables import Pairs, Row
-
-Drawing = Callable[[Any], None]  # draws into a matplotlib figure
 
 
 def all_of(study: Study, pairs: Pairs, table: Sequence[Row]) -> dict[str, bytes]:
     """Returns file name → PNG; a plot that has nothing to show is left out."""
     made = {
-        "accuracy.png": _png(lambda figure: _accuracy(figure, study, pairs)),
-        "unimodal.png": _png(lambda figure: _bars(figure, table)),
+        "accuracy.png": png(lambda figure: _accuracy(figure, study, pairs)),
+        "unimodal.png": png(lambda figure: _bars(figure, table)),
     }
     traced = [(run, result) for run, result in _first_seed(pairs) if any(t["figures"] for t in result["trace"])]
     if traced:
-        made["balance.png"] = _png(lambda figure: _balance(figure, traced), height=2.4 * len(traced) + 1)
+        made["balance.png"] = png(lambda figure: _balance(figure, traced), height=2.4 * len(traced) + 1)
     return made
 
 
 def _first_seed(pairs: Pairs) -> list[tuple[Run, Result]]:
     seed = min(run.seed for run, _ in pairs)
     return [(run, result) for run, result in pairs if run.seed == seed]
-
-
-def _png(draw: Drawing, height: float = 5.0) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure)
-    out = io.BytesIO()
-    figure.savefig(out, dpi=110)
-    return out.getvalue()
 
 
 def _accuracy(figure: Any, study: Study, pairs: Pairs) -> None:
