@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,13 @@ collect_ignore_glob = [
     for place in places
     for pattern in ((place,) if place.endswith(".py") else (f"{place}/*",))
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here and not beside the tests of hardware: pytest asks for options before it looks into folders."""
+    group = parser.getgroup("hardware")
+    group.addoption("--board", type=Path, help="tests/hardware: a device's TOML; its sensors replace the virtual ones")
+    group.addoption("--report", type=Path, help="tests/hardware: where the HTML report goes")
 
 
 @pytest.fixture(autouse=True)

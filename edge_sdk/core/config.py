@@ -154,6 +154,7 @@ class DeviceConfig(Model):
     inference: InferenceConfig = InferenceConfig()
     training: TrainerConfig = TrainerConfig()
     health: HealthConfig = HealthConfig()
+    hardware: dict[str, Any] = Field(default_factory=dict)  # limits of a bench: only tests/hardware reads them
 
     @field_validator("sensors", mode="before")
     @classmethod

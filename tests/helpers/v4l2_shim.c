@@ -1,7 +1,8 @@
 /* LD_PRELOAD shim: a V4L2 capture device /dev/video42 fed from a shared file of frames, so
    cv2.VideoCapture('/dev/video42', CAP_V4L2) runs OpenCV's real V4L2 backend
    (QUERYCAP/ENUM_FMT/S_FMT/S_PARM/REQBUFS/mmap/QBUF/STREAMON/poll+DQBUF) with no kernel driver. $V4L2_SHIM_FRAMES: file
-   of concatenated JPEGs, each prefixed with a little-endian u32 length; loops; paced at S_PARM (default 30 fps). */
+   of concatenated JPEGs, each prefixed with a little-endian u32 length; loops; paced at S_PARM (default 30 fps). When the
+   file goes, so does the camera. $V4L2_SHIM_FLASH: file of one such JPEG, shown in place of the others while it is there. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +39,17 @@ static void arm(void) {
         t.it_value = t.it_interval;
     }
     timerfd_settime(FD, 0, &t, 0);
+}
+static uint32_t flash(unsigned char *to) {
+    const char *f = getenv("V4L2_SHIM_FLASH");
+    FILE *file = f ? fopen(f, "rb") : NULL;
+    uint32_t l = 0;
+    if (!file)
+        return 0;
+    if (fread(&l, 4, 1, file) != 1 || l > BUFSZ || fread(to, 1, l, file) != l)
+        l = 0;
+    fclose(file);
+    return l;
 }
 static int vopen(void) {
     REAL(int, open, const char *, int, ...);
@@ -232,6 +245,11 @@ int ioctl(int fd, unsigned long rq, ...) {
     case (uint32_t)VIDIOC_DQBUF: {
         struct v4l2_buffer *b = p;
         uint64_t n = 0;
+        REAL(int, access, const char *, int);
+        if (r(getenv("V4L2_SHIM_FRAMES"), F_OK)) {
+            errno = ENODEV;
+            return -1;
+        }
         if (qh == qt || read(FD, &n, 8) != 8) {
             errno = EAGAIN;
             return -1;
@@ -249,6 +267,7 @@ int ioctl(int fd, unsigned long rq, ...) {
         int i = q[qh++ % 32];
         memcpy(mem + (size_t)i * BUFSZ, src + pos + 4, l);
         pos += 4 + l;
+        l = flash(mem + (size_t)i * BUFSZ) ?: l;
         if (pos >= srclen)
             pos = 0;
         struct timespec t;

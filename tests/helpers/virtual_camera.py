@@ -25,6 +25,11 @@ def numbered(n: int) -> Any:
     return image
 
 
+def white() -> Any:
+    """Returns what a camera sees of a flash, uint8 (HEIGHT, WIDTH, 3)."""
+    return np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+
+
 def number(image: Any) -> int:
     """Returns the number drawn into an image (3, HEIGHT, WIDTH)."""
     middle = image[:, SQUARE // 2, SQUARE // 2 : BITS * SQUARE : SQUARE].mean(axis=0) > 128
@@ -38,9 +43,10 @@ class MjpegCamera:
         fps: frames per second.
         frames: after so many a connection goes quiet, and stays open; None: never.
         mute: answers no request at all.
+        port: of the loopback; 0: a free one.
     """
 
-    def __init__(self, fps: float = 30.0, *, frames: int | None = None, mute: bool = False) -> None:
+    def __init__(self, fps: float = 30.0, *, frames: int | None = None, mute: bool = False, port: int = 0) -> None:
         import cv2
 
         self.fps = fps
@@ -48,11 +54,14 @@ class MjpegCamera:
         self.mute = mute
         self.sent_ns: dict[int, int] = {}  # number → host monotonic time at which the newest connection got it
         self.ended = threading.Event()
+        self.flashing = threading.Event()  # set: frames are white
         encode = [cv2.IMWRITE_JPEG_QUALITY, 85]
         self._jpegs = [cv2.imencode(".jpg", numbered(n), encode)[1].tobytes() for n in range(600)]
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._white = cv2.imencode(".jpg", white(), encode)[1].tobytes()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/camera.mjpg"
+        self.port: int = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/camera.mjpg"
 
     def __enter__(self) -> MjpegCamera:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -88,7 +97,7 @@ class MjpegCamera:
             if n == self.frames:
                 self.ended.wait()
                 return
-            jpeg = self._jpegs[n % len(self._jpegs)]
+            jpeg = self._white if self.flashing.is_set() else self._jpegs[n % len(self._jpegs)]
             self.sent_ns[n] = time.monotonic_ns()
             head = b"--F\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
             request.wfile.write(head + jpeg + b"\r\n")

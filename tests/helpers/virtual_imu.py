@@ -4,7 +4,8 @@
         driver = SerialImuDriver("imu", {"port": imu.port, ...})
 
 The process imports nothing but the standard library. It hears commands, sends garbage while the driver's baud is not
-its own (a pseudo-terminal has no baud, but it knows what was asked of it), and leaves when its parent does.
+its own (a pseudo-terminal has no baud, but it knows what was asked of it), and leaves when its parent does. SIGUSR1
+knocks on a WitMotion: one sample of its acceleration is 4 g.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 import os
 import random
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -83,6 +85,7 @@ class Device:
         os.set_blocking(self.master, False)
         self.heard = bytearray()
         self.registers = {0x00: b"\xa0", 0x3D: b"\x00"}
+        self.knocked = False
         self.counts: dict[str, Any] = {"sent": 0, "dropped": 0, "damaged": [], "commands": []}
 
     def run(self) -> None:
@@ -105,6 +108,9 @@ class Device:
 
     def _piece(self, number: int, *, garbage: bool) -> bytes:
         piece = bytearray(SAMPLES[self.args.protocol](number))
+        if self.knocked and self.args.protocol == "witmotion":
+            self.knocked = False
+            piece[11:22] = wit_frame(0x51, struct.pack("<4h", number & 0x7FFF, -(number & 0x7FFF), 8192, 2534))
         if garbage or not self._right_baud():
             return self.rng.randbytes(len(piece))
         if self.args.corrupt and self.rng.random() < self.args.corrupt:
@@ -200,6 +206,11 @@ class Emulator:
         link.unlink(missing_ok=True)
         link.symlink_to(name)
 
+    def knock(self) -> None:
+        """Knocks on the sensor once."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR1)
+
     def unplug(self) -> dict[str, Any]:
         """Pulls the cable, or waits for the end of `seconds`; returns what was sent."""
         if self._process is None:
@@ -218,8 +229,6 @@ class Emulator:
 
 
 def main() -> None:
-    import signal
-
     parser = argparse.ArgumentParser()
     parser.add_argument("protocol", choices=[*SAMPLES, "bno055"])
     parser.add_argument("--rate", type=float, default=200.0)
@@ -233,6 +242,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     device = Device(parser.parse_args())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(device, "knocked", True))
     try:
         print(device.name, flush=True)
         device.run()

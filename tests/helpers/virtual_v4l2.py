@@ -12,9 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.helpers.virtual_camera import numbered
+from tests.helpers.virtual_camera import numbered, white
 
 DEVICE = "/dev/video42"
+FRAMES, FLASH = "frames.bin", "flash.bin"
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,10 +25,13 @@ def missing() -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Builds the shim and its frames; returns the environment under which DEVICE is a camera."""
+    """Builds the shim and its frames; returns the environment under which DEVICE is a camera.
+
+    It is one while `folder / FRAMES` is there, and sees a flash while `folder / FLASH` is.
+    """
     import cv2
 
-    shim, frames = folder / "v4l2_shim.so", folder / "frames.bin"
+    shim, frames = folder / "v4l2_shim.so", folder / FRAMES
     source = Path(__file__).with_name("v4l2_shim.c")
     command = ["gcc", "-shared", "-fPIC", "-O2", "-w", "-o", str(shim), str(source), "-ldl"]
     subprocess.run(command, check=True)
@@ -35,4 +39,13 @@ def environment(folder: Path) -> dict[str, str]:
         for n in range(300):
             jpeg = cv2.imencode(".jpg", numbered(n))[1].tobytes()
             file.write(struct.pack("<I", len(jpeg)) + jpeg)
-    return {**os.environ, "LD_PRELOAD": str(shim), "V4L2_SHIM_FRAMES": str(frames), "PYTHONPATH": str(ROOT)}
+    variables = {"V4L2_SHIM_FRAMES": str(frames), "V4L2_SHIM_FLASH": str(folder / FLASH)}
+    return {**os.environ, **variables, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)}
+
+
+def flash() -> bytes:
+    """Returns what FLASH holds: one white frame."""
+    import cv2
+
+    jpeg = cv2.imencode(".jpg", white())[1].tobytes()
+    return struct.pack("<I", len(jpeg)) + jpeg
