@@ -24,6 +24,7 @@ class DeviceSeen:
     modalities: tuple[str, ...]
     software: str = ""
     board: str = ""
+    notes: tuple[str, ...] = ()  # what it cannot do, which sensor looks broken, which model it did not take
 
 
 @dataclass(frozen=True, slots=True)

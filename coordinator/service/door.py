@@ -43,6 +43,7 @@ class Door:
         self._clock = clock
         self._emit = emit
         self._read_ns = 0
+        self._noted: dict[str, frozenset[str]] = {}  # device → what it noted last
 
     async def read_list(self) -> None:
         """Lets in whom the store has enrolled."""
@@ -71,7 +72,14 @@ class Door:
             self._refuse(device, problem)
         else:
             log.info("%s: %s, has %s", device, status.state, ", ".join(status.modalities) or "no modality")
-            self._emit(events.DeviceSeen(device, status.state, status.modalities, status.software, status.board))
+            for note in sorted(set(status.notes) - self._noted.get(device, frozenset())):
+                log.warning("%s: %s", device, note)
+            self._noted[device] = frozenset(status.notes)
+            self._emit(
+                events.DeviceSeen(
+                    device, status.state, status.modalities, status.software, status.board, status.notes
+                )
+            )  # fmt: skip
 
     def _refuse(self, device: str, problem: str) -> None:
         log.warning("%s", problem)

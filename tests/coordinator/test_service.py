@@ -437,3 +437,19 @@ def test_a_store_of_another_federation_is_refused() -> None:
     play(script, store=store)
     with pytest.raises(StoreError, match="holds federation 'test'"):
         play(script, store=store, spec=other)
+
+
+def test_what_a_device_notes_is_told_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(world: Field) -> None:
+        device = await world.peer()
+        for notes in (("a worse model was not taken",), ("a worse model was not taken", "acc looks stuck"), ()):
+            await device.say(notes=notes)
+        await world.settle()
+        assert [e.notes for e in world.of(events.DeviceSeen)][-3:] == [
+            ("a worse model was not taken",), ("a worse model was not taken", "acc looks stuck"), (),
+        ]  # fmt: skip
+
+    with caplog.at_level("WARNING"):
+        play(script)
+    assert [r.getMessage() for r in caplog.records].count("d1: a worse model was not taken") == 1
+    assert "d1: acc looks stuck" in caplog.text
