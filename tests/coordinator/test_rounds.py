@@ -282,6 +282,7 @@ async def _from_the_middle(clock: VirtualClock, store: Store, settings: Coordina
 def test_a_restart_in_the_middle_of_a_round_goes_on_with_it(
     kind: str, checkpoint_every: int, tmp_path: Path
 ) -> None:  # fmt: skip
+    """Invariant 14."""
     settings = config().model_copy(update={"store": StoreConfig(checkpoint_every=checkpoint_every)})
     memory = MemoryStore()
 
@@ -307,6 +308,7 @@ def test_a_restart_in_the_middle_of_a_round_goes_on_with_it(
 
 
 def test_a_replay_of_rounds_gives_the_same_bits(asking: FederationSpec) -> None:
+    """Invariant 14."""
     store = MemoryStore(keep="all", lineage="c" * 32)
 
     async def run(clock: VirtualClock) -> ModelTensors:

@@ -28,6 +28,7 @@ def cohort(*members: Member) -> Cohort:
 
 
 def test_fedavg_by_hand() -> None:
+    """Invariant 6."""
     whole = cohort(member("p", 1, {"fusion": values(1.0, 2.0)}), member("q", 3, {"fusion": values(5.0, 6.0)}))
     weights = modality_wise(whole)
     assert weights.by_block == {"fusion": {"p": 0.25, "q": 0.75}}
@@ -37,6 +38,7 @@ def test_fedavg_by_hand() -> None:
 
 
 def test_a_module_is_averaged_over_those_who_trained_it_and_stays_where_nobody_did() -> None:
+    """Invariant 6."""
     whole = cohort(
         member("p", 1, {"encoder.a": values(1.0, 1.0), "fusion": values(0.0, 0.0)}),
         member("q", 3, {"fusion": values(4.0, 8.0)}),

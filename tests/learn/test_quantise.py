@@ -8,6 +8,7 @@ from edge_sdk.learn import quantise
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_the_error_is_at_most_half_a_step(bits: int) -> None:
+    """Invariant 13."""
     table = np.random.default_rng(bits).normal(size=(7, 13)) * np.logspace(-3, 3, 7)[:, None]
     codes, ranges = quantise.pack(table, bits)
     back = quantise.unpack(codes, ranges, values=13, bits=bits)

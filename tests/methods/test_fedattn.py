@@ -64,6 +64,7 @@ def test_a_round_by_hand_every_tensor_has_weights_of_its_own() -> None:
 
 
 def test_one_client_moves_the_model_by_epsilon_times_its_change() -> None:
+    """Invariant 7."""
     fed = learning.Federation(learning.spec(method="fedattn"), {"p": learning.round_data(30)})
     cohort = learning.sync_round(fed)
     for name, start in cohort.start.items():

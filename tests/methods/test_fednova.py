@@ -87,6 +87,7 @@ def test_a_variance_is_averaged_and_not_extrapolated() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_equal_steps_are_fedavg(momentum: float) -> None:
+    """Invariant 7."""
     spec = learning.spec(method="fednova", momentum=momentum)
     data = {d: learning.round_data(30, seed=i) for i, d in enumerate("pqr")}
     nova, avg = (

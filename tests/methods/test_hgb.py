@@ -46,6 +46,7 @@ def test_blended_losses_by_hand() -> None:
     st.lists(st.tuples(st.floats(-10, 10), st.floats(0.01, 10)), min_size=1, max_size=5), st.floats(0.1, 10)
 )  # fmt: skip
 def test_weights_sum_to_two_and_forget_the_unit_of_losses(pairs: list, unit: float) -> None:
+    """Invariant 8."""
     gain, overfit = np.array(pairs).T
     z = hgb.head_weights(gain, overfit)
     assert z.sum() == pytest.approx(2.0)
@@ -93,12 +94,14 @@ def test_a_round_by_hand() -> None:
 
 
 def test_everybody_alike_is_weighed_alike() -> None:
+    """Invariant 8."""
     alike = cohort(*(member(d, (0.5, 0.5, 1.0), 0.2, 0.1, n=n) for n, d in enumerate("pqr", start=1)))
     assert server().weights({}, alike)[0].by_block["fusion"] == pytest.approx(dict.fromkeys("pqr", 1 / 3))
 
 
 @pytest.mark.parametrize("unit", [0.5, 4.0])
 def test_the_unit_of_losses_does_not_matter_to_the_server(unit: float) -> None:
+    """Invariant 8."""
     scaled = tuple(
         replace(m, payload={**m.payload, "gain": unit * m.payload["gain"], "overfit": unit * m.payload["overfit"]})
         for m in TWO.members

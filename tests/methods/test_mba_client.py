@@ -122,6 +122,7 @@ def test_a_round_end_to_end() -> None:
 
 
 def test_heads_are_private_and_kept_across_rounds() -> None:
+    """Invariant 4."""
     spec = learning.spec()
     first = learning.train_round(spec, ("acc", "gyro"))[0]
     assert not any(name.startswith("head") for name in first.tensors)
@@ -194,6 +195,7 @@ def test_rows_are_matched_by_window_number() -> None:
 
 
 def test_the_regulariser_pulls_towards_the_anchors_and_leaves_the_late_modality_alone() -> None:
+    """Invariant 4."""
     base, pulled = (
         learning.train_round(learning.spec(config={"beta": beta}, epochs=8), ("acc", "gyro"))[0] for beta in (0.0, 5.0)
     )

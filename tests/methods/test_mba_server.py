@@ -109,6 +109,7 @@ def test_no_drift_in_a_long_run() -> None:
 
 @given(reports=REPORTS, lam=st.floats(0, 5), gamma=st.floats(0, 2), staleness=st.integers(0, 10**6))
 def test_rates_are_always_rates(reports: list, lam: float, gamma: float, staleness: int) -> None:
+    """Invariant 2."""
     spec = learning.spec(3)
     rule, state, version = server(spec, lam=lam, gamma=gamma, eps=0.0), {}, 0
     for device, modalities, d, step in reports:
@@ -126,12 +127,14 @@ def test_rates_are_always_rates(reports: list, lam: float, gamma: float, stalene
 
 @given(d=st.lists(st.floats(0, 2), min_size=2, max_size=5), gamma=st.floats(0, 1))
 def test_a_smaller_distance_never_gives_a_larger_rate(d: list[float], gamma: float) -> None:
+    """Invariant 2."""
     rates = mba.mixing_rates(0.9, gamma, mba.imbalance(np.array(d)))
     order = np.argsort(d)
     assert bool((np.diff(rates[order]) >= -1e-12).all())
 
 
 def test_equal_distances_are_balanced() -> None:
+    """Invariant 2."""
     assert mba.imbalance(np.array([0.3, 0.3, 0.3])).tolist() == [0.0, 0.0, 0.0]
     assert mba.imbalance(np.array([0.0, 0.0])).tolist() == [0.0, 0.0]
     assert mba.imbalance(np.array([0.7])).tolist() == [0.0]
@@ -147,6 +150,7 @@ def test_imbalance_by_hand_and_clipped() -> None:
 
 
 def test_lambda_zero_is_the_plain_mean_and_a_large_one_the_freshest_report() -> None:
+    """Invariant 3."""
     for lam, expected in ((0.0, 0.5), (50.0, 0.9)):
         rule, state = server(lam=lam), {}
         for version, (device, d) in enumerate([("a", 0.1), ("b", 0.5), ("c", 0.9)]):
@@ -188,6 +192,7 @@ def test_rates_leave_the_state_alone() -> None:
 
 
 def test_gamma_zero_has_the_rates_of_fedasync_to_the_last_bit() -> None:
+    """Invariant 1."""
     rng = np.random.default_rng(0)
     ours, theirs, state = server(gamma=0.0, eps=0.0), fedasync.METHOD.server_rule({}, SPEC), {}
     for version in range(200):

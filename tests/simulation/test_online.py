@@ -113,7 +113,7 @@ def run(method: str, profile: OnlineProfile, **config: object) -> tuple[str, int
 
 
 def test_qqr_without_trouble_is_online_fedavg_except_for_prototypes() -> None:
-    """Invariant: with nothing missing or poor the prototypes change nothing; buffers are of one size, so n_k do not."""
+    """Invariant 13. With nothing missing or poor the prototypes change nothing; buffers are of one size."""
     whole = OnlineProfile(buffer=20, per_round=5)
     digests, sizes = zip(*(run(method, whole) for method in ("fedavg", "fm", "pm", "zf", "qqr", "pmm")), strict=True)
     assert len(set(digests)) == 1

@@ -51,6 +51,7 @@ def _tensors(spec: FederationSpec) -> dict[str, object]:
 
 
 def test_the_same_seed_gives_the_same_digest_whatever_the_number_of_workers() -> None:
+    """Invariant 14."""
     spec, cut = small()
     world = World(devices=4, updates=10, seed=3, fraction=1.0, evaluate_every=5)
     one = Simulation(spec, cut, world).run()
@@ -64,6 +65,7 @@ def test_the_same_seed_gives_the_same_digest_whatever_the_number_of_workers() ->
 
 
 def test_mba_without_its_two_terms_is_fedasync_to_the_bit() -> None:
+    """Invariant 1."""
     spec, cut = small("fedasync")
     ablated = spec.model_copy(
         update={"method": spec.method.model_copy(update={"name": "mba", "config": {"beta": 0.0, "gamma": 0.0}})}
