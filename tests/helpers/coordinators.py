@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ def write_config(folder: Path, spec: FederationSpec, broker: BrokerConfig, secti
 class Program:
     """One of our programs as a process, with its events."""
 
-    def __init__(self, folder: Path, name: str, module: str, *arguments: object) -> None:
+    def __init__(
+        self, folder: Path, name: str, module: str, *arguments: object, env: Mapping[str, str] = ENVIRONMENT
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.events_file = folder / f"{name}.jsonl"
         self.log = folder / f"{name}.log"
@@ -49,7 +51,7 @@ class Program:
         command = [sys.executable, "-m", module, *map(str, arguments), "--events", str(self.events_file)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
             )
 
     def events(self, kind: str) -> list[dict[str, Any]]:

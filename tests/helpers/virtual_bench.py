@@ -68,16 +68,17 @@ class VirtualBench(Bench):
 
     Args:
         folder: empty.
+        only: these; (): all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, only: tuple[str, ...] = ()) -> None:
         self._folder = folder
         self._stack = ExitStack()
         self.absent = {}
         self._parts: dict[str, Part] = {}
         try:
-            for name, make in MAKERS.items():
-                made = make(folder, self._stack)
+            for name in only or MAKERS:
+                made = MAKERS[name](folder, self._stack)
                 if isinstance(made, Part):
                     self._parts[name] = made
                 else:
@@ -86,8 +87,12 @@ class VirtualBench(Bench):
             file.write_text(self._toml(), encoding="utf-8")
             super().__init__("virtual devices", file, self._environment(), self.absent)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Takes all devices away; for those who never listened."""
+        self._stack.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -95,7 +100,7 @@ class VirtualBench(Bench):
         try:
             super().__exit__(kind, error, trace)
         finally:
-            self._stack.close()
+            self.close()
 
     def unplug(self, name: str) -> None:
         if name == "csi":  # its pipeline is killed, as a driver that crashes would
@@ -128,11 +133,16 @@ class VirtualBench(Bench):
     def notices(self) -> list[str]:
         return [name for name, part in self._parts.items() if part.knock]
 
-    def _toml(self) -> str:
-        text = f'[device]\nid = "bench"\nfederation = "bench"\nstate_dir = "{self._folder}"\n'
+    def sections(self) -> str:
+        """Returns the `[sensors.…]` of a configuration, for a process under `env`."""
+        text = ""
         for name, part in self._parts.items():
             drop = 'drop = "latest"\n' if part.driver == "camera" else ""
             text += f'[sensors.{name}]\ndriver = "{part.driver}"\n{drop}options = {{ {part.options} }}\n'
+        return text
+
+    def _toml(self) -> str:
+        text = f'[device]\nid = "bench"\nfederation = "bench"\nstate_dir = "{self._folder}"\n' + self.sections()
         text += HARDWARE
         for name, part in self._parts.items():
             text += LOOSE.format(name=name, **{"rate": 0.05, "jitter": 1.0, "loss": 0.1, "offset": 150, **part.loose})
