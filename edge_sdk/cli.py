@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "run": "run a device",
     "check": "check a configuration; opens nothing unless --probe is given",
     "detect": "list the sensors that are connected, with lines for a configuration",
+    "monitor": "show live what the sensors of a configuration deliver",
     "record": "record the sensors of a configuration",
     "replay": "say what a recording holds",
     "label": "publish labels by keys",
@@ -43,7 +44,7 @@ COMMANDS: dict[str, str] = {
     "status": "say what a device has stored: spec, model, updates that wait",
 }
 
-QUIET = ("check", "label")  # what they log would only repeat the answer
+QUIET = ("check", "label", "monitor")  # what they log would only repeat the answer
 
 
 def parser(chosen: str = "") -> argparse.ArgumentParser:
