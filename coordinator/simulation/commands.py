@@ -20,13 +20,11 @@ from coordinator.simulation.profiles import PROFILES
 from coordinator.simulation.report import Report
 from coordinator.simulation.simulate import Simulation, World
 from edge_sdk import datasets
+from edge_sdk.core.config import parse
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.records import Dataset
 from edge_sdk.core.spec import CodecSpec, FederationSpec, ModelSpec, TrainingSpec
 from edge_sdk.methods.base import find
-
-NAME = "simulate"
-HELP = "run a whole federation in one process, under virtual time"
 
 QUICK_UPDATES = 40
 QUICK_ROWS = 2000
@@ -109,11 +107,13 @@ def prepare(args: argparse.Namespace) -> Simulation:
 
 def check(args: argparse.Namespace) -> None:
     """Checks everything about the flags that can be checked without the data."""
-    for flag, least in (("devices", 1), ("updates", 1), ("workers", 1), ("epochs", 1), ("evaluate_every", 1)):
+    counts = ("devices", "updates", "workers", "epochs", "batch", "features", "evaluate_every")
+    for flag, least in (*((count, 1) for count in counts), ("seed", 0)):
         if getattr(args, flag) < least:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, found {getattr(args, flag)}")
     if not 0 < args.rate <= 1:
         raise ConfigError(f"--rate must lie in (0, 1], found {args.rate:g}")
+    _training(args)
     find(args.method).client_rule(options(args.option))
 
 
@@ -140,15 +140,17 @@ def _thin(data: Dataset) -> Dataset:
 
 def federation(args: argparse.Namespace, cut: Split) -> FederationSpec:
     """Returns the spec that the flags and the data give."""
-    training = TrainingSpec(
-        lr=args.lr, lr_decay=args.lr_decay, momentum=args.momentum, weight_decay=args.weight_decay,
-        epochs=1 if args.quick else args.epochs, batch_size=args.batch,
-    )  # fmt: skip
     spec = spec_of(
-        cut.train, name="simulation", method=args.method, options=options(args.option), training=training,
+        cut.train, name="simulation", method=args.method, options=options(args.option), training=_training(args),
         model=ModelSpec(feature_dim=args.features, fusion=args.fusion),
     )  # fmt: skip
     return spec.model_copy(update={"codec": CodecSpec(up=args.codec)})
+
+
+def _training(args: argparse.Namespace) -> TrainingSpec:
+    names = ("lr", "lr_decay", "momentum", "weight_decay")
+    sizes = {"epochs": 1 if args.quick else args.epochs, "batch_size": args.batch}
+    return parse({**{name: getattr(args, name) for name in names}, **sizes}, TrainingSpec, "training")
 
 
 def options(pairs: list[str]) -> dict[str, Any]:
@@ -166,6 +168,8 @@ def options(pairs: list[str]) -> dict[str, Any]:
         place = found
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--option {pair}: {part} has a value already, and cannot hold {last} as well")
         place[last] = value
     return found
 
@@ -185,4 +189,4 @@ def table(report: Report) -> Table:
     return rows
 
 
-__all__ = ["HELP", "NAME", "add_arguments", "federation", "load", "options", "prepare", "run", "table"]
+__all__ = ["add_arguments", "add_world", "check", "federation", "load", "options", "prepare", "run", "table"]

@@ -11,6 +11,7 @@ import pytest
 
 from coordinator import cli
 from coordinator.simulation.compare import page, plots, tables
+from coordinator.simulation.compare.runner import load
 from coordinator.simulation.compare.study import Run, Study, Variant, read, runs
 from edge_sdk.core.errors import ConfigError
 
@@ -84,6 +85,7 @@ def test_another_flag_is_another_run(spec: Path) -> None:
         (('method = "mba"', 'method = "mbaa"'), "mbaa"),
         (("gamma", "gama"), "gama"),
         (("devices = 3,", "devices = 0,"), "devices"),
+        (("quick_seeds = [5]", "quick_seeds = []"), "quick_seeds"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(
@@ -114,6 +116,13 @@ def test_a_comparison_runs_leaves_what_is_done_and_does_what_is_not(spec: Path) 
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == [results[0].name]
     assert json.loads((out / "results.json").read_text())["rows"][0]["acc"] == table["rows"][0]["acc"]
+
+
+def test_a_damaged_result_is_named(spec: Path) -> None:
+    run = runs(read(spec))[0]
+    (spec.parent / f"{run.name}.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{run.name}.json: no result"):
+        load(run, spec.parent)
 
 
 def test_a_run_that_fails_says_which_and_why(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,10 @@ def test_the_command_writes_the_keys_that_others_rely_on(tmp_path: Path) -> None
         (["--dataset", "uci_har", "--method", "alchemy"], "alchemy"),
         (["--dataset", "uci_har", "--devices", "0"], "--devices"),
         (["--dataset", "uci_har", "--rate", "2"], "--rate"),
+        (["--dataset", "uci_har", "--batch", "0"], "--batch"),
+        (["--dataset", "uci_har", "--features", "0"], "--features"),
+        (["--dataset", "uci_har", "--seed", "-1"], "--seed"),
+        (["--dataset", "uci_har", "--lr", "-1"], "training:lr"),
         (["--dataset", "uci_har", "--option", "gama=1"], "gama"),
         (["--dataset", "uci_har", "--partition", "moon"], "moon"),
         (["--dataset", "uci_har", "--modalities", "acc,lidar"], "lidar"),
@@ -168,6 +172,8 @@ def test_options_nest_and_are_json_where_they_can_be() -> None:
     assert options(["beta=0.2", "client.kind=a", "flag=true"]) == {"beta": 0.2, "client": {"kind": "a"}, "flag": True}
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         options(["beta"])
+    with pytest.raises(ConfigError, match="client has a value already"):
+        options(["client=a", "client.kind=b"])
 
 
 def test_the_median_looks_at_the_last_twenty() -> None:

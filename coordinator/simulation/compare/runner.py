@@ -18,11 +18,18 @@ Told = Callable[[Run, str], None]  # run, "begun" | "done" | "kept"
 
 
 def load(run: Run, folder: Path) -> Result | None:
-    """Returns the result of a run that was carried out before; None if there is none."""
+    """Returns the result of a run that was carried out before; None if there is none.
+
+    Raises:
+        ConfigError: there is one, but it is damaged.
+    """
     path = folder / f"{run.name}.json"
     if not path.exists():
         return None
-    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result: Result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: no result of a run ({error}); delete it, and the run is done again") from error
     return result
 
 

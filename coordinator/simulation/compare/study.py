@@ -57,7 +57,7 @@ class Study(Model):
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
     simulate: dict[str, Any] = Field(default_factory=dict)
     quick: dict[str, Any] = Field(default_factory=dict)
-    quick_seeds: tuple[int, ...] = (1,)
+    quick_seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
     quick_only: tuple[str, ...] = ()  # labels of the variants that the small form runs; (): all
     full: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, dict[str, float]] = Field(default_factory=dict)  # label → {"acc": percent, modality: percent}
