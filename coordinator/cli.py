@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from edge_sdk.core import logs
-from edge_sdk.core.errors import EdgeError
+from edge_sdk.core.errors import EdgeError, sentence
 
 DONE, WRONG = 0, 2
 PROGRAM = "edge-coordinator"
@@ -90,8 +90,7 @@ def _run(name: str, arguments: list[str]) -> int:
         sys.stderr.write(f"{PROGRAM} {name}: {error}\n")
         return WRONG
     except OSError as error:  # a folder that is not there, a disk that is full: the user's to mend, not a bug
-        where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"{PROGRAM} {name}: {where}{error.strerror or error}\n")
+        sys.stderr.write(f"{PROGRAM} {name}: {sentence(error)}\n")
         return WRONG
     except KeyboardInterrupt:
         return 130

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 from edge_sdk.commands.output import DONE, WRONG
 from edge_sdk.core import logs
-from edge_sdk.core.errors import EdgeError
+from edge_sdk.core.errors import EdgeError, sentence
 
 
 class Command(Protocol):
@@ -75,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _command(args.command).run(args)
     except EdgeError as error:
         sys.stderr.write(f"edge-sdk {args.command}: {error}\n")
+        return WRONG
+    except OSError as error:  # a folder that is not there, a disk that is full: the user's to mend, not a bug
+        sys.stderr.write(f"edge-sdk {args.command}: {sentence(error)}\n")
         return WRONG
     except KeyboardInterrupt:
         return DONE

@@ -34,9 +34,6 @@ from edge_sdk.methods.base import find
 from edge_sdk.models import build
 from edge_sdk.transport.embedded import EmbeddedBroker
 
-NAME = "demo"
-HELP = "four devices learn together from real data over a real broker"
-
 MODEL = "model.onnx"
 MARK = ".edge-demo"  # a folder with this file is ours to empty
 REFRESH_S = 0.25
@@ -230,4 +227,4 @@ def _subjects(cut: Split) -> int:
     return 0 if cut.test.subject is None else len(np.unique(cut.test.subject))
 
 
-__all__ = ["HELP", "NAME", "Demo", "add_arguments", "empty_folder", "finish", "prepare", "run"]
+__all__ = ["Demo", "add_arguments", "empty_folder", "finish", "prepare", "run"]

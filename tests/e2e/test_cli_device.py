@@ -122,6 +122,13 @@ def test_wrong_specs_are_named(file: Path, text: bytes, said: str, capsys: pytes
     assert "pydantic" not in error
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    under_a_file = file / "rec"
+    assert cli.main(["record", str(file), "-o", str(under_a_file), "--seconds", "1"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"edge-sdk record: {under_a_file}: Not a directory"
+
+
 def test_a_missing_recording_is_named_and_nothing_is_left_behind(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
