@@ -85,6 +85,7 @@ class InferenceConfig(Model):
     build_limit_s: float = Field(default=1800.0, gt=0)
     graph: Path | None = None  # an exported graph; needed where torch is not installed
     publish: bool = True
+    refine: bool = False  # predict a window again when more of it comes after its deadline
     parity_tolerance: float = Field(default=1e-3, gt=0)
     guard_margin: float = Field(default=0.1, ge=0, le=1)  # accuracy a new model may lose on own windows; 1: no guard
     guard_windows: int = Field(default=64, ge=1)  # newest labelled windows that the guard looks at

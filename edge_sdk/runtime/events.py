@@ -126,6 +126,7 @@ class PredictionMade:
     late_ms: float  # from the window's end on the device's clock to the prediction, deadline included
     modalities: tuple[str, ...]
     version: VersionId | None
+    refined: bool = False  # once more, after its deadline, with more modalities
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ class Foreground:
         self.late = False  # the newest prediction came too late
 
     def __call__(self, event: Any) -> None:
+        if isinstance(event, PredictionMade) and event.refined:
+            return  # late by nature: nobody's fault
         if isinstance(event, PredictionMade):
             self.late = event.late_ms > self._limit_ms
             (self._busy if self._training else self._idle).append(event.latency_ms)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from edge_sdk.core.clock import Clock
+from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.errors import EngineError, ShapeMismatch
 from edge_sdk.core.events import Observer
 from edge_sdk.core.interfaces import Engine, mask_row
 from edge_sdk.core.messages import Prediction
-from edge_sdk.core.records import Float32, VersionId, Window
+from edge_sdk.core.records import Float32, LatePart, VersionId, Window
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime.events import PredictionMade, RolledBack
 from edge_sdk.runtime.timebase import StreamTime
@@ -71,16 +71,31 @@ class Predictor:
         self._changed = changed
         self._newest: deque[Window] = deque(maxlen=PROBE_WINDOWS)
         self._masks: dict[frozenset[str], Float32] = {}
+        self._length_ns = round(spec.window.length_s * NS)
         self._absent = {m.name: np.zeros((1, *m.shape), np.float32) for m in spec.modalities}
 
     def predict(self, window: Window) -> Prediction | None:
         """Returns the prediction of a window; None while there is no model, or if nothing of it has arrived."""
-        start_ns = self._clock.now_ns()
         self._newest.append(window)
-        serving = self.serving
-        if serving is None or not window.data:
+        if self.serving is None or not window.data:
             self.skipped += 1
             return None
+        return self._predict(self.serving, window, refined=False)
+
+    def refine(self, part: LatePart, data: Mapping[str, Float32]) -> Prediction | None:
+        """Returns the prediction of a window of which a part came after its deadline; None while there is no model.
+
+        Args:
+            part: what came.
+            data: all of the window that is here by now, the part included.
+        """
+        if self.serving is None:
+            return None
+        window = Window(part.index, part.t_ns, self._length_ns, data, age_s={}, quality={})
+        return self._predict(self.serving, window, refined=True)
+
+    def _predict(self, serving: Serving, window: Window, *, refined: bool) -> Prediction | None:
+        start_ns = self._clock.now_ns()
         logits = self._logits(serving.engine, window)
         if logits is None:
             return None
@@ -94,7 +109,7 @@ class Predictor:
         self._emit(
             PredictionMade(
                 self._device, window.index, self._spec.classes[number], confidence, (done_ns - start_ns) / 1e6,
-                late_ns / 1e6, modalities, serving.version,
+                late_ns / 1e6, modalities, serving.version, refined,
             )
         )  # fmt: skip
         return Prediction(

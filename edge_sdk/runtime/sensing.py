@@ -12,7 +12,7 @@ from edge_sdk.core.compute import SHORT, Compute
 from edge_sdk.core.config import LabelConfig
 from edge_sdk.core.interfaces import LabelSource
 from edge_sdk.core.messages import LabelMessage, Prediction
-from edge_sdk.core.records import Window
+from edge_sdk.core.records import LatePart, Window
 from edge_sdk.runtime.inference import Predictor
 from edge_sdk.runtime.labels import LabelJoiner, MqttLabels, Refusal
 from edge_sdk.runtime.link import Link
@@ -40,6 +40,7 @@ class Sensing:
         reservoir: keeps windows for training.
         predictor: predicts them; None: inference is off.
         publish: where predictions go; None: nowhere.
+        refine: predict a window again when more of it comes after its deadline.
         device: our id.
         compute: where the features' libraries are loaded.
     """
@@ -51,6 +52,7 @@ class Sensing:
         predictor: Predictor | None,
         *,
         publish: Link | None,
+        refine: bool,
         device: str,
         compute: Compute,
     ) -> None:
@@ -59,6 +61,7 @@ class Sensing:
         self.unpublished = 0  # predictions that were dropped: nobody was there, or they came too fast
         self._predictor = predictor
         self._publish = publish
+        self._refine = refine
         self._device = device
         self._compute = compute
         self._queue: asyncio.Queue[Prediction] = asyncio.Queue(_WAITING)
@@ -72,7 +75,7 @@ class Sensing:
                 if isinstance(item, Window):
                     self._window(item)
                 else:
-                    self.reservoir.add_late(item)
+                    self._late(item)
             log.info("%s: every sensor is exhausted; nothing more to sense", self._device)
         finally:
             await self.streams.aclose()
@@ -82,6 +85,15 @@ class Sensing:
     def _window(self, window: Window) -> None:
         prediction = None if self._predictor is None else self._predictor.predict(window)
         self.reservoir.add(window)
+        self._say(prediction)
+
+    def _late(self, part: LatePart) -> None:
+        joined = self.reservoir.add_late(part)
+        data = self.reservoir.parts(part.index) if joined and self._refine else {}
+        if self._predictor is not None and data:
+            self._say(self._predictor.refine(part, data))
+
+    def _say(self, prediction: Prediction | None) -> None:
         if prediction is None or self._publish is None:
             return
         if self._publish.connected and not self._queue.full():

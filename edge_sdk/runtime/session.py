@@ -156,7 +156,8 @@ class Session:
             self._predict(time, reservoir)
         publish = parts.link if config.inference.publish else None
         self.sensing = Sensing(
-            streams, reservoir, self.predictor, publish=publish, device=parts.device, compute=parts.compute
+            streams, reservoir, self.predictor, publish=publish, refine=config.inference.refine,
+            device=parts.device, compute=parts.compute,
         )  # fmt: skip
         joiner = LabelJoiner(self.spec.window, self.spec.classes, horizon_s=config.reservoir.join_horizon_s)
         self.labelling = Labelling(

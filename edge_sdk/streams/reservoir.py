@@ -89,11 +89,17 @@ class Reservoir(RoundSource):
             self._join(window.index, window.t_ns, modality, data, window.quality.get(modality, 1.0))
         self._tidy()
 
-    def add_late(self, part: LatePart) -> None:
-        """Joins a late part to its window, or makes the window if nothing of it had come."""
-        if self._join(part.index, part.t_ns, part.modality, part.data, part.quality):
-            self.counters.late_parts += 1
+    def add_late(self, part: LatePart) -> bool:
+        """Joins a late part to its window, or makes the window if nothing of it had come; says whether it was new."""
+        joined = self._join(part.index, part.t_ns, part.modality, part.data, part.quality)
+        self.counters.late_parts += joined
         self._tidy()
+        return joined
+
+    def parts(self, index: int) -> dict[str, Float32]:
+        """Returns what has come of a window by now, modality → array; {} if it is not kept."""
+        row = self._rows.get(index)
+        return {} if row is None else dict(row.data)
 
     def label(self, index: int, class_number: int) -> None:
         """Labels a window, also one of which no data has come yet; a second label replaces the first."""

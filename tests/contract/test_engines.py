@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from edge_sdk.core import parity, registry
 from edge_sdk.core.errors import EngineError, PluginError, ShapeMismatch
 from edge_sdk.core.interfaces import Engine, EngineOptions, mask_row
 from edge_sdk.core.records import Float32, ModelTensors, Segments
+from edge_sdk.learn import params
 from edge_sdk.learn.records import Needs
 from edge_sdk.models import build
 from export import sidecar
@@ -73,6 +75,24 @@ def test_says_what_it_is(engine: Engine) -> None:
 def test_agrees_with_torch_under_every_mask(engine: Engine) -> None:
     report = parity.check(engine, torch_logits(version(1)), X, rows=ROWS, tolerance=1e-5)
     assert report.agreement == 1.0
+
+
+def test_a_subset_is_answered_by_its_own_blocks_of_a_linear_fusion(kind: type[Engine]) -> None:
+    """b + Σ W_m φ_m(x_m) over what is there: an engine needs no other graph for it, and no retraining."""
+    spec = tri_spec(fusion="linear")
+    model = build.build(spec, seed=4).eval()
+    engine = kind.open(exported(spec), params.read(model.named()))
+    weight, bias = dict(model.module("fusion").named_parameters()).values()
+    with torch.no_grad():
+        features = model.encode({m: torch.from_numpy(x) for m, x in X.items()})
+    blocks = dict(zip(spec.modality_names, torch.split(weight, spec.model.feature_dim, dim=1), strict=True))
+    for count in (1, 2, 3):
+        for subset in combinations(spec.modality_names, count):
+            with torch.no_grad():
+                expected = bias + sum(features[m] @ blocks[m].T for m in subset)
+            mask = np.repeat(mask_row(subset, spec.modality_names), 6, axis=0)
+            there = {m: X[m] for m in subset}
+            np.testing.assert_allclose(engine.run(there, mask), expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 33])
