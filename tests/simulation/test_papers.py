@@ -16,10 +16,10 @@ from coordinator.simulation.compare.commands import data_folder
 from coordinator.simulation.compare.study import Run, read, runs
 from edge_sdk import datasets
 from edge_sdk.methods.base import find
+from tests.helpers.public_data import BESIDE
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "examples" / "papers").glob("**/*.toml"))
-DATA = ROOT.parent / "shared" / "data"
 PAPERS = {
     "mba_table1", "mba_ablation", "mba_scalability", "mba_sensitivity", "bmsfed_table2", "bmsfed_incongruity",
     "hgb_table2", "qqr_missing_rate", "qqr_bits", "methods",
@@ -55,14 +55,14 @@ def select() -> Any:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_small_form_runs(path: Path, select: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not DATA.exists():
-        pytest.skip("the data sets are not beside this checkout (../shared/data)")
+    if not BESIDE.is_dir():
+        pytest.skip(f"no copies of the data sets: put their folders into {BESIDE}")
     monkeypatch.setattr(datasets, "select", select)
     study = read(path)
     pairs = []
     for run in runs(study, form="quick"):
         args = arguments(run)
-        args.data = data_folder(DATA, args.dataset)
+        args.data = data_folder(BESIDE, args.dataset)
         report = simulate.prepare(args).run()
         assert report.rejected == 0
         assert report.updates >= args.updates
