@@ -8,6 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The machine that runs the tests may be busy with others' work: how long an example takes says nothing.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 # Folders and files whose tests need more than a bare device agent has, by the library they need. Where the library is
 # missing they are not even collected, because the code that they import imports it.
