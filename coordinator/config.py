@@ -69,6 +69,7 @@ class EvaluateConfig(Model):
     data: Path | None = None  # the data set's folder
     every_updates: int = Field(default=10, ge=1)
     max_rows: int = Field(default=4096, ge=1)
+    running_mean: float = Field(default=1.0, gt=0, le=1)  # weight of the newest version; 1: no mean is tested
 
 
 class StopConfig(Model):

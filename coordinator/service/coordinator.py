@@ -318,6 +318,11 @@ class Coordinator:
         """The model now: a copy."""
         return self.ledger.copy()
 
+    @property
+    def tested(self) -> ModelTensors:
+        """What was tested last, a version or the mean up to it; the model now where nothing is tested."""
+        return self.ledger.copy() if self._evaluator.tested is None else self._evaluator.tested
+
     def version(self) -> VersionId | None:
         """Returns the newest published version."""
         return None if self.publisher.newest is None else self.publisher.newest.id

@@ -71,6 +71,10 @@ def add_world(parser: argparse._ActionsContainer, *, dataset_required: bool = Fa
     parser.add_argument("--fusion", choices=("linear", "mlp"), default="linear", help="classifier on the features")
     parser.add_argument("--codec", default=CodecSpec().up, help="codec chain of updates")
     parser.add_argument("--evaluate-every", type=int, default=10, help="updates between two tests")
+    parser.add_argument(
+        "--running-mean", type=float, default=1.0, metavar="W",
+        help="test the running mean of the versions, the newest with this weight; 1: every version itself",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="training processes; the result is the same")
 
 
@@ -98,7 +102,8 @@ def prepare(args: argparse.Namespace) -> Simulation:
     world = World(
         devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition, fraction=args.rate,
         profile=PROFILES[args.profile], evaluate_every=args.evaluate_every, workers=args.workers,
-        ownership=args.ownership, online=None if args.online is None else online.read(args.online),
+        running_mean=args.running_mean, ownership=args.ownership,
+        online=None if args.online is None else online.read(args.online),
     )  # fmt: skip
     if args.quick:
         world = replace(world, updates=min(world.updates, QUICK_UPDATES))
@@ -113,6 +118,8 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, found {getattr(args, flag)}")
     if not 0 < args.rate <= 1:
         raise ConfigError(f"--rate must lie in (0, 1], found {args.rate:g}")
+    if not 0 < args.running_mean <= 1:
+        raise ConfigError(f"--running-mean must lie in (0, 1], found {args.running_mean:g}")
     _training(args)
     find(args.method).client_rule(options(args.option))
 

@@ -71,6 +71,7 @@ class World:
     fraction: float = 0.25  # of the devices that is kept busy
     profile: WorldProfile = MBA
     evaluate_every: int = 10  # updates
+    running_mean: float = 1.0  # weight of the newest version in the mean that is tested; 1: that version itself
     workers: int = 1  # training processes; 1: in this process
     online: OnlineProfile | None = None  # a sliding buffer in place of a fixed data set
 
@@ -161,7 +162,7 @@ class Simulation:
             await compute.aclose()
         final = center.tensors
         return self._report(
-            record, final, self._evaluate(final), _traffic(links),
+            record, final, final if self.world.running_mean == 1.0 else center.tested, _traffic(links),
             virtual_s=(clock.now_ns() - start_ns) / NS, wall_s=(wall.now_ns() - wall_ns) / NS,
         )  # fmt: skip
 
@@ -177,7 +178,7 @@ class Simulation:
                 min_devices=world.devices,
             ),
             publish=PublishConfig(every_updates=1, min_interval_s=0.0, min_hold_s=0.0, patience_s=0.0),
-            evaluate=EvaluateConfig(every_updates=world.evaluate_every),
+            evaluate=EvaluateConfig(every_updates=world.evaluate_every, running_mean=world.running_mean),
             stop=StopConfig(updates=world.updates),
             admission=AdmissionConfig(enrolment="open"),
         )
@@ -221,13 +222,13 @@ class Simulation:
         self,
         record: Record,
         final: ModelTensors,
-        score: Evaluation,
+        tested: ModelTensors,
         traffic: Traffic,
         *,
         virtual_s: float,
         wall_s: float,
     ) -> Report:
-        world = self.world
+        world, score = self.world, self._evaluate(tested)
         return Report(
             method=self.spec.method.name,
             dataset=self.data.train.name,
@@ -246,7 +247,7 @@ class Simulation:
             rejected=record.rejected,
             rounds=record.rounds if find(self.spec.method.name).mode == "sync" else None,
             workers=world.workers,
-            unimodal=unimodal(self.spec, find(self.spec.method.name).needs, final, self.data.train, self.data.test),
+            unimodal=unimodal(self.spec, find(self.spec.method.name).needs, tested, self.data.train, self.data.test),
             curve=tuple(record.curve),
             trace=tuple(record.trace),
             applied=tuple(record.applied),

@@ -76,6 +76,7 @@ class InferenceConfig(Model):
 
     enabled: bool = True
     follow: Literal["newest", "best", "local"] = "newest"
+    running_mean: float = Field(default=1.0, gt=0, le=1)  # follow = "newest": its weight in the mean that predicts
     engine: str = "ort"  # entry point name: ort, tensorrt, torch
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"  # what ort runs on
     fallback: bool = False  # the CPU may serve where the provider does not work: told in the status, counted

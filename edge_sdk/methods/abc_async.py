@@ -11,7 +11,10 @@ adding changes); whether their combination is new was not searched for.
 
 The sums of (B2) are means over a batch: CE(z_m) over its rows that have m, 0 where none has.
 
-Differs from the definition: the running mean of θ (B4) is not kept; θ itself is published, tested and served (μ = 1).
+    users   θ̄ ← (1 − μ_t) θ̄ + μ_t θ,   μ_t = max(μ, 1/(t + 1))   (B4)  not here: `running_mean` of inference, evaluation
+
+Differs from the definition: θ is published, and the mean of (B4) is kept by whoever uses the versions: off by default
+(μ = 1), on with `running_mean = 0.1` in [inference] of a device, [evaluate] of a coordinator, or when simulating.
 A fusion that is not linear has z_m = ψ(0, …, h_m, …, 0), and only the weights that read m stand for W_m: what lies
 behind them moves in every early step, as b does.
 """

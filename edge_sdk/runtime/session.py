@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from edge_sdk.codecs.chain import Chain
 from edge_sdk.core.clock import Clock, Group
-from edge_sdk.core.compute import Compute
+from edge_sdk.core.compute import SHORT, Compute
 from edge_sdk.core.config import DeviceConfig
 from edge_sdk.core.errors import EngineError, StoreError
 from edge_sdk.core.events import Observer
 from edge_sdk.core.interfaces import RoundSource
 from edge_sdk.core.messages import Head, LabelMessage, Reply
 from edge_sdk.core.records import ModelLayout, ModelTensors, ModelVersion, VersionId
+from edge_sdk.core.running_mean import RunningMean
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import graphs
 from edge_sdk.runtime.budget import Ask
@@ -239,7 +240,10 @@ class Session:
 
     async def _follow_coordinator(self, swapper: Swapper, subscriber: Subscriber, current: VersionId | None) -> None:
         """Takes the newest or the best version, for ever; with follow = "local" only until there is an own model."""
-        follow = self._parts.config.inference.follow
+        config = self._parts.config.inference
+        follow, mean = config.follow, None
+        if follow == "newest" and config.running_mean < 1.0:
+            mean = RunningMean(config.running_mean)
         while True:
             wanted = await subscriber.other_than(current, best=follow == "best")
             if follow == "local" and not self._own_model.empty():
@@ -250,10 +254,16 @@ class Session:
             except EngineError as error:  # the layout of a device without torch is told by its graph
                 swapper.refuse(wanted, error)
                 continue
-            if version is not None and await swapper.offer(version.id, version.tensors):
+            if version is not None and await swapper.offer(version.id, await self._served(version, mean)):
                 await self._keep(version)
             if follow == "local":
                 return
+
+    async def _served(self, version: ModelVersion, mean: RunningMean | None) -> ModelTensors:
+        """Returns what predicts after a version has come: itself, or the mean up to it."""
+        if mean is None:
+            return version.tensors
+        return await self._parts.compute.run(SHORT, 0, mean.take, version.id, version.tensors)
 
     async def _keep(self, version: ModelVersion) -> None:
         """Keeps a model that serves, for a start without a coordinator."""

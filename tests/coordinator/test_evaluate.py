@@ -3,9 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
-from coordinator.evaluate import evaluate, unimodal
+from coordinator.config import EvaluateConfig
+from coordinator.evaluate import Evaluation, evaluate, unimodal
+from coordinator.service.evaluator import Evaluator
+from coordinator.store import Stored
+from coordinator.store.memory import MemoryStore
+from edge_sdk.core.clock import VirtualClock, run_virtual
+from edge_sdk.core.compute import InlineCompute
+from edge_sdk.core.messages import Published
+from edge_sdk.core.records import VersionId
 from edge_sdk.learn import params
 from edge_sdk.learn.records import Needs
 from edge_sdk.models import build
@@ -69,3 +78,47 @@ def test_acc_by_modality_in_three_ways() -> None:
     near = ((h[:, None] - means[None]) ** 2).sum(2).argmin(1)
     assert found["nearest_prototype"]["acc"] == np.mean(near == test.y)
     assert set(found["linear_block"]) == {"acc", "gyro"}
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.1])
+def test_versions_or_their_running_mean_are_tested_every_so_often(weight: float) -> None:
+    """Thirteen versions, published faster than they can be tested at times; the mean sees all of them."""
+    spec, data = spec_of(), dataset(60)
+    models = [build.initial_tensors(spec, seed=n) for n in range(13)]
+    done: list[tuple[int, Evaluation]] = []
+    tested = {}
+
+    async def main(clock: VirtualClock) -> None:
+        store = MemoryStore(lineage="ab" * 16)
+
+        async def took(stored: Stored, result: Evaluation) -> None:
+            done.append((stored.id.number, result))
+            assert evaluator.tested is not None
+            tested[stored.id.number] = evaluator.tested
+
+        config = EvaluateConfig(every_updates=5, running_mean=weight)
+        evaluator = Evaluator(
+            config, spec, Needs(), test=data, compute=InlineCompute(), store=store, done=took
+        )  # fmt: skip
+        async with clock.group() as group:
+            group.start(evaluator.run(), name="evaluator")
+            for n, tensors in enumerate(models):
+                id_ = VersionId(store.lineage, n, f"{n:032x}")
+                stored = Stored(Published(id_, 1, 1, n % 4, "0" * 32, "fp32"), n, updates=n)
+                store.save_version(stored, tensors, b"x")
+                evaluator.offer(stored, final=n == 12)
+                if n % 3 == 0:
+                    await clock.sleep(1.0)
+            await evaluator.idle.wait()
+            assert evaluator.in_use == frozenset()
+            group.cancel()
+
+    run_virtual(main)
+    assert [number for number, _ in done] == [0, 5, 12]  # 10 gave way: it still waited when 12 came
+    mean = {name: s.params.astype(np.float64) for name, s in models[0].items()}
+    for n, tensors in enumerate(models):
+        w = max(weight, 1 / (n + 1))
+        mean = {name: (1 - w) * mean[name] + w * s.params for name, s in tensors.items()}
+        if n in tested:
+            assert all(np.allclose(tested[n][name].params, mean[name], atol=1e-6) for name in mean)
+            assert evaluate(spec, Needs(), tested[n], data) == dict(done)[n]

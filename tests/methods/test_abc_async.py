@@ -252,7 +252,7 @@ def test_an_absent_block_is_a_change_of_nothing() -> None:
     assert learning.equal(*results)
 
 
-def world(method: str, config: dict | None = None) -> Simulation:
+def world(method: str, config: dict | None = None, running_mean: float = 1.0) -> Simulation:
     """Three devices that train at the same time, one without a microphone."""
     data = learning.round_data(72, 3, seed=5)
     subject = np.arange(72, dtype=np.int64) % 3
@@ -265,7 +265,17 @@ def world(method: str, config: dict | None = None) -> Simulation:
     training = TrainingSpec(lr=0.05, epochs=1, batch_size=8)
     made = spec_of(split.train, name="three", method=method, options=config or {}, training=training)
     setup = World(devices=3, updates=9, seed=1, partition="subject", fraction=1.0, profile=INSTANT, evaluate_every=3)
-    return Simulation(made, split, setup)
+    return Simulation(made, split, replace(setup, running_mean=running_mean))
+
+
+def test_the_running_mean_is_tested_and_trains_nothing() -> None:
+    """(B4) of the same θ; with a weight of 1 it is θ itself."""
+    plain, mean = (world("abc_async", running_mean=weight).run() for weight in (1.0, 0.05))
+    assert mean.digest == plain.digest
+    assert [p.version for p in mean.curve] == [p.version for p in plain.curve]
+    assert (mean.acc, mean.acc_by_modality) == (mean.curve[-1].acc, mean.curve[-1].acc_by_modality)
+    assert (mean.unimodal["zero_feature"]) == pytest.approx(mean.acc_by_modality)
+    assert [(p.acc, p.acc_by_modality) for p in mean.curve] != [(p.acc, p.acc_by_modality) for p in plain.curve]
 
 
 def test_without_its_own_parts_it_is_fed_concat_async_to_the_last_bit() -> None:
