@@ -117,6 +117,11 @@ def full_pass(ctx: ClientContext, fn: Callable[[Batch], torch.Tensor]) -> torch.
     return torch.cat(parts)
 
 
+def encoded(ctx: ClientContext, modality: str) -> torch.Tensor:
+    """Returns h_m (n, D) of a modality over all rows of the phase in order; evaluation mode, no gradient."""
+    return full_pass(ctx, lambda batch: ctx.model.encode(batch.x, (modality,))[modality])
+
+
 def single_thread() -> None:
     """Makes this process train on one thread with deterministic algorithms; the initialiser of simulation workers.
 
@@ -222,4 +227,4 @@ def _trained(job: PhaseJob, model: FusedModel) -> ModelTensors:
     return trained if phase.final else {**job.current, **trained}
 
 
-__all__ = ["EVAL_BATCH", "Rule", "batches", "full_pass", "samples", "single_thread", "train"]
+__all__ = ["EVAL_BATCH", "Rule", "batches", "encoded", "full_pass", "samples", "single_thread", "train"]

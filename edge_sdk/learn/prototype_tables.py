@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.core.records import Array
 from edge_sdk.learn import prototypes, scores
-from edge_sdk.learn.local_training import full_pass
+from edge_sdk.learn.local_training import encoded
 from edge_sdk.learn.records import Batch, ClientContext, State
 
 Floats = NDArray[np.float64]
@@ -45,7 +45,7 @@ def features(ctx: ClientContext) -> dict[str, Rows]:
     found, rows = {}, ctx.samples.rows
     here = scores.present(ctx.samples.batch(rows), ctx.spec.modality_names)
     for m in ctx.phase.modalities:
-        h = full_pass(ctx, lambda batch, m=m: ctx.model.encode(batch.x, (m,))[m])  # type: ignore[misc]
+        h = encoded(ctx, m)
         found[m] = h[here[m]], ctx.samples.y[rows][here[m]]
     return found
 
@@ -57,6 +57,11 @@ def measured(found: Mapping[str, Rows], num_classes: int) -> dict[str, Array]:
         rows, counts = prototypes.local(h, y, num_classes)
         said |= {f"prototypes.{m}": rows.astype(np.float32), f"counts.{m}": counts}
     return said
+
+
+def own(ctx: ClientContext) -> dict[str, Table]:
+    """Returns the tables of the client itself: of its rows, by the model as it is now."""
+    return received(measured(features(ctx), ctx.num_classes), ctx.phase.modalities)
 
 
 def batch_logits(
@@ -82,11 +87,22 @@ def class_logits(table: Table, h: torch.Tensor, y: torch.Tensor) -> Rows:
     return prototypes.logits(h, table.rows, table.known), y
 
 
-def terms(logits: Mapping[str, Rows], coefficients: Floats) -> Iterator[tuple[float, torch.Tensor]]:
-    """Yields (coefficient, cross-entropy over −distances) of the modalities whose coefficient is not 0."""
-    for (z, y), coefficient in zip(logits.values(), coefficients.tolist(), strict=True):
-        if coefficient:
-            yield coefficient, F.cross_entropy(z, y)
+def stimulation(logits: Mapping[str, Rows], *, constant: bool) -> dict[str, float]:
+    """Returns coef_m of a batch (`scores.stimulation`); {} where there is only one modality to compare."""
+    if len(logits) < 2:
+        return {}
+    values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
+    return dict(zip(logits, scores.stimulation(values, constant=constant).tolist(), strict=True))
+
+
+def terms(
+    logits: Mapping[str, Rows], coefficients: Mapping[str, float], *, strength: float = 1.0
+) -> Iterator[tuple[float, torch.Tensor]]:
+    """Yields (strength · coefficient, cross-entropy over −distances) of the modalities where that is not 0."""
+    for m, (z, y) in logits.items():
+        weight = strength * coefficients.get(m, 0.0)
+        if weight:
+            yield weight, F.cross_entropy(z, y)
 
 
 def sent(state: State, modalities: Iterable[str]) -> dict[str, Array]:
@@ -131,7 +147,9 @@ __all__ = [
     "features",
     "measured",
     "merged",
+    "own",
     "received",
     "sent",
+    "stimulation",
     "terms",
 ]

@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import prototype_tables, scores
+from edge_sdk.learn import prototype_tables
 from edge_sdk.learn.prototype_tables import Table
 from edge_sdk.learn.records import Batch, ClientContext, Out
 from edge_sdk.methods import fedavg
@@ -54,29 +54,24 @@ class Client(ClientRule[Config]):
     def begin(self, ctx: ClientContext) -> None:
         done = int(ctx.memory.get(ROUNDS, np.zeros(1, np.int64))[0])
         active = not self.config.rounds or done < self.config.rounds
-        ctx.scratch["tables"] = _now(ctx) if active else {}
+        ctx.scratch["tables"] = prototype_tables.own(ctx) if active else {}
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
         yield from super().loss_terms(ctx, batch, out)
         logits = prototype_tables.batch_logits(ctx.scratch["tables"], out.features, batch, ctx.spec.modality_names)
-        if len(logits) > 1:
-            values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
-            coefficients = scores.stimulation(values, constant=self.config.coefficient == "constant")
-            yield from prototype_tables.terms(logits, self.config.strength * coefficients)
+        coefficients = prototype_tables.stimulation(logits, constant=self.config.coefficient == "constant")
+        yield from prototype_tables.terms(logits, coefficients, strength=self.config.strength)
 
     def end_epoch(self, ctx: ClientContext) -> None:
         tables = ctx.scratch["tables"]
         if tables and ctx.epoch + 1 < ctx.phase.epochs:
-            ctx.scratch["tables"] = {m: followed(tables[m], new, self.config.momentum) for m, new in _now(ctx).items()}
+            ctx.scratch["tables"] = {
+                m: followed(tables[m], new, self.config.momentum) for m, new in prototype_tables.own(ctx).items()
+            }
 
     def end(self, ctx: ClientContext) -> None:
         if self.config.rounds:
             ctx.memory[ROUNDS] = ctx.memory.get(ROUNDS, np.zeros(1, np.int64)) + 1
-
-
-def _now(ctx: ClientContext) -> dict[str, Table]:
-    found = prototype_tables.measured(prototype_tables.features(ctx), ctx.num_classes)
-    return prototype_tables.received(found, ctx.phase.modalities)
 
 
 METHOD = Method("fed_pmr", Config, Client, fedavg.Server, "arXiv:2211.07089")

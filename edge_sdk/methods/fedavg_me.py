@@ -22,13 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from pydantic import Field
 
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import prototype_tables, scores
+from edge_sdk.learn import prototype_tables
 from edge_sdk.learn.prototype_tables import Table
 from edge_sdk.learn.records import Assignment, Batch, ClientContext, Cohort, Out, Query, State, Weights
 from edge_sdk.methods.base import ClientRule, Method, SyncServerRule
@@ -54,8 +53,7 @@ class Client(ClientRule[C]):
         c, known = self.config, prototype_tables.received(ctx.job.extras, ctx.phase.modalities)
         local: dict[str, Table] = {}
         if "local" in (c.prototypes, c.ratio_prototypes) or len(known) < len(ctx.phase.modalities):
-            found = prototype_tables.measured(prototype_tables.features(ctx), ctx.num_classes)
-            local = prototype_tables.received(found, ctx.phase.modalities)
+            local = prototype_tables.own(ctx)
         tables = {"local": local, "global": {**local, **known}}
         ctx.scratch["tables"], ctx.scratch["ratio_tables"] = tables[c.prototypes], tables[c.ratio_prototypes]
 
@@ -65,17 +63,11 @@ class Client(ClientRule[C]):
             prototype_tables.batch_logits(ctx.scratch[tables], out.features, batch, ctx.spec.modality_names)
             for tables in ("tables", "ratio_tables")
         )
-        shares = self.shares(ctx, ratio_logits)
-        both = {m: z for m, z in logits.items() if m in shares}
-        yield from prototype_tables.terms(both, self.config.strength * np.array([shares[m] for m in both]))
+        yield from prototype_tables.terms(logits, self.shares(ctx, ratio_logits), strength=self.config.strength)
 
     def shares(self, ctx: ClientContext, ratio_logits: dict[str, prototype_tables.Rows]) -> dict[str, float]:
         """Returns coef_m of a batch; none where there is only one modality to compare. Eq. 17, 19."""
-        if len(ratio_logits) < 2:
-            return {}
-        values = np.array([scores.true_class_score(z, y) for z, y in ratio_logits.values()])
-        found = scores.stimulation(values, constant=self.config.coefficient == "constant")
-        return dict(zip(ratio_logits, found.tolist(), strict=True))
+        return prototype_tables.stimulation(ratio_logits, constant=self.config.coefficient == "constant")
 
     def payload(self, ctx: ClientContext) -> dict[str, Array]:
         return prototype_tables.measured(prototype_tables.features(ctx), ctx.num_classes)

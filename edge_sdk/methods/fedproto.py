@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 
@@ -79,7 +78,7 @@ class Client(ClientRule[Config]):
         tables, lam = ctx.scratch["tables"], self.config.lam
         if self.config.term == "pce" and lam:
             logits = prototype_tables.batch_logits(tables, out.features, batch, ctx.spec.modality_names)
-            yield from prototype_tables.terms(logits, np.full(len(logits), lam))
+            yield from prototype_tables.terms(logits, dict.fromkeys(logits, lam))
         elif lam:
             here = scores.present(batch, ctx.spec.modality_names)
             for m, table in tables.items():

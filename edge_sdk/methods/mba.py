@@ -26,7 +26,6 @@ aggregation"; both together are FedAsync to the last bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -39,7 +38,7 @@ from torch import nn
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
 from edge_sdk.learn import anchors, decayed_mean, staleness
-from edge_sdk.learn.local_training import full_pass
+from edge_sdk.learn.local_training import encoded
 from edge_sdk.learn.records import Batch, ClientContext, Out, Phase, Rates, RoundView, State, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, PayloadField, PayloadSchema, fused_phase
 
@@ -160,7 +159,7 @@ class Client(ClientRule[Config]):
         head = ctx.own[_head(m)].state_dict()
         ctx.memory.update({f"head/{m}/{k}": v.numpy().copy() for k, v in head.items()})
         if self.config.anchor_policy != "drop" or self._complete(ctx):
-            h = full_pass(ctx, partial(_features, ctx, m))
+            h = encoded(ctx, m)
             index = ctx.job.data.indices[ctx.samples.rows.numpy()]
             ctx.carry.update(anchors.pack(f"anchor/{m}", h, index, self.config.anchor_dtype))
 
@@ -180,7 +179,7 @@ class Client(ClientRule[Config]):
         """Returns d_m over the local set, after training, in evaluation mode (A5)."""
         found = {}
         for m, (anchor, known) in ctx.scratch["anchors"].items():
-            h = full_pass(ctx, partial(_features, ctx, m))
+            h = encoded(ctx, m)
             rows = ctx.samples.rows[known[ctx.samples.rows]]
             if len(rows):
                 d = anchor_distance(h[known[ctx.samples.rows]], anchor[rows])
@@ -194,10 +193,6 @@ class Client(ClientRule[Config]):
         if f"head/{m}/weight" in ctx.memory and not (self.config.reset_heads and first):
             head.load_state_dict({k: torch.tensor(ctx.memory[f"head/{m}/{k}"]) for k in ("weight", "bias")})
         return head
-
-
-def _features(ctx: ClientContext, m: str, batch: Batch) -> torch.Tensor:
-    return ctx.model.encode(batch.x, (m,))[m]
 
 
 def _head(m: str) -> str:

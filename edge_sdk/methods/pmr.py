@@ -31,7 +31,7 @@ from pydantic import Field
 
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import prototype_tables, prototypes, scores, staleness
+from edge_sdk.learn import prototype_tables, prototypes, staleness
 from edge_sdk.learn.records import Batch, ClientContext, Out, Rates, State, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, PayloadField, PayloadSchema
 
@@ -65,10 +65,8 @@ class Client(ClientRule[Config]):
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
         yield from super().loss_terms(ctx, batch, out)
         logits = prototype_tables.batch_logits(ctx.scratch["tables"], out.features, batch, ctx.spec.modality_names)
-        if len(logits) > 1:
-            values = np.array([scores.true_class_score(z, y) for z, y in logits.values()])
-            coefficients = scores.stimulation(values, constant=self.config.coefficient == "constant")
-            yield from prototype_tables.terms(logits, self.config.strength * coefficients)
+        coefficients = prototype_tables.stimulation(logits, constant=self.config.coefficient == "constant")
+        yield from prototype_tables.terms(logits, coefficients, strength=self.config.strength)
 
     def end(self, ctx: ClientContext) -> None:
         if self.config.rounds:

@@ -61,6 +61,6 @@ def test_logits_count_rows_with_the_modality_and_a_known_class() -> None:
     z, y = found["acc"]
     assert y.tolist() == [1, 0]
     assert z.tolist() == [[-1.0, -5.0, -np.inf], [-2.0, -2.0, -np.inf]]
-    (only,) = prototype_tables.terms({"acc": (z, y), "mic": (z, y)}, np.array([0.5, 0.0]))
+    (only,) = prototype_tables.terms({"acc": (z, y), "mic": (z, y)}, {"acc": 0.25}, strength=2.0)
     assert only[0] == 0.5
     assert float(only[1]) == pytest.approx((np.log(1 + np.exp(4)) + np.log(2)) / 2, rel=1e-6)
