@@ -27,6 +27,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "models",
         "simulation",
         "contract/test_engines.py",
+        "contract/test_federations.py",
         "contract/test_methods.py",
         "contract/test_stores.py",
     ),

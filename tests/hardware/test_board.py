@@ -79,6 +79,7 @@ def test_a_sensor_that_misses_its_limit_fails_and_the_report_says_by_how_much(tm
 
 @pytest.mark.parametrize("text", ["[sensors.wrist]", "[hardware]\nsecond = 1.0"])
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed, which draws the report (extra `view`)")
     file = tmp_path / "board.toml"
     file.write_text(f'[device]\nid = "b"\nfederation = "b"\n{text}\n', encoding="utf-8")
     done = suite(file)
