@@ -7,27 +7,15 @@ undone.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import cast
 
-from edge_sdk.core import logs
-from edge_sdk.core.errors import EdgeError, sentence
+from edge_sdk.core.program import DONE, WRONG, Command, carry_out, log_arguments
 
-DONE, WRONG = 0, 2
 PROGRAM = "edge-coordinator"
-
-
-class Command(Protocol):
-    """What a command module has."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declares the flags."""
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Does it; returns the exit code."""
+INTERRUPTED = 130
 
 
 # name → module, and what it does. The modules are imported when they are asked for: some of them need torch.
@@ -55,9 +43,7 @@ def parser(name: str, command: Command) -> argparse.ArgumentParser:
     """Returns the parser of one command."""
     made = argparse.ArgumentParser(f"{PROGRAM} {name}", description=COMMANDS[name][1])
     command.add_arguments(made)
-    made.add_argument("--log-format", choices=logs.FORMATS, default="text", help="of the log on stderr")
-    level = "warning" if name in QUIET else "info"
-    made.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=level)
+    log_arguments(made, "warning" if name in QUIET else "info")
     return made
 
 
@@ -83,20 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     command = cast(Command, import_module(COMMANDS[name][0]))
     args = parser(name, command).parse_args(arguments)
-    logs.setup(args.log_format, logging.getLevelName(args.log_level.upper()))
-    try:
-        return command.run(args)
-    except EdgeError as error:
-        sys.stderr.write(f"{PROGRAM} {name}: {error}\n")
-        return WRONG
-    except OSError as error:  # a folder that is not there, a disk that is full: the user's to mend, not a bug
-        sys.stderr.write(f"{PROGRAM} {name}: {sentence(error)}\n")
-        return WRONG
-    except KeyboardInterrupt:
-        return 130
+    return carry_out(command, args, name=f"{PROGRAM} {name}", interrupted=INTERRUPTED)
 
 
 if __name__ == "__main__":
     sys.exit(main())
 
-__all__ = ["COMMANDS", "DONE", "PROGRAM", "QUIET", "WRONG", "Command", "main", "parser", "usage"]
+__all__ = ["COMMANDS", "PROGRAM", "QUIET", "main", "parser", "usage"]

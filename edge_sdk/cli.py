@@ -7,26 +7,12 @@ imported when it is asked for, so that `edge-sdk check` starts at once and a dev
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import cast
 
-from edge_sdk.commands.output import DONE, WRONG
-from edge_sdk.core import logs
-from edge_sdk.core.errors import EdgeError, sentence
-
-
-class Command(Protocol):
-    """What a command module has."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declares the flags."""
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Does it; returns the exit code."""
-
+from edge_sdk.core.program import DONE, Command, carry_out, log_arguments
 
 # Name → what it does. The module of the same name in `edge_sdk.commands` does it.
 COMMANDS: dict[str, str] = {
@@ -56,9 +42,7 @@ def parser(chosen: str = "") -> argparse.ArgumentParser:
         if name == chosen:
             _command(name).add_arguments(sub)
         sub.add_argument("--json", action="store_true", help="answer as JSON")
-        sub.add_argument("--log-format", choices=logs.FORMATS, default="text", help="of the log on stderr")
-        level = "error" if name in QUIET else "info"
-        sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=level)
+        log_arguments(sub, "error" if name in QUIET else "info")
     return top
 
 
@@ -70,20 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser(arguments[0] if arguments else "").parse_args(arguments)
-    logs.setup(args.log_format, logging.getLevelName(args.log_level.upper()))
-    try:
-        return _command(args.command).run(args)
-    except EdgeError as error:
-        sys.stderr.write(f"edge-sdk {args.command}: {error}\n")
-        return WRONG
-    except OSError as error:  # a folder that is not there, a disk that is full: the user's to mend, not a bug
-        sys.stderr.write(f"edge-sdk {args.command}: {sentence(error)}\n")
-        return WRONG
-    except KeyboardInterrupt:
-        return DONE
+    return carry_out(_command(args.command), args, name=f"edge-sdk {args.command}", interrupted=DONE)
 
 
 if __name__ == "__main__":
     sys.exit(main())
 
-__all__ = ["COMMANDS", "DONE", "QUIET", "WRONG", "Command", "main", "parser"]
+__all__ = ["COMMANDS", "QUIET", "main", "parser"]

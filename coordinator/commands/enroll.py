@@ -10,10 +10,11 @@ import argparse
 import json
 import sys
 
-from coordinator.commands.output import config_argument, say
+from coordinator.commands.flags import config_argument
 from coordinator.commands.serve import broker_folder, federation_of
 from coordinator.config import CoordinatorConfig, read_config
 from coordinator.store.maintenance import enrol
+from edge_sdk.core.program import say
 from edge_sdk.core.spec import FederationSpec, ModalitySpec
 
 

@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from coordinator.commands.output import config_argument, say
+from coordinator.commands.flags import config_argument
 from coordinator.config import read_config
 from coordinator.store import Stored
 from coordinator.store.files import pack_tensors, read_tensors, write_atomically
 from coordinator.store.maintenance import Summary, summary, version_file
 from edge_sdk.core import registry
 from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.program import say
 from edge_sdk.core.records import ModelTensors
 from edge_sdk.core.spec import FederationSpec
 

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from coordinator.commands.output import say
 from edge_sdk.core import registry
 from edge_sdk.core.config import parse
 from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.program import say
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.transport.topics import identifier
 

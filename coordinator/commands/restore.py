@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coordinator.commands.output import config_argument, say
+from coordinator.commands.flags import config_argument
 from coordinator.config import read_config
 from coordinator.store.maintenance import restore
+from edge_sdk.core.program import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from coordinator.commands.output import config_argument, say
+from coordinator.commands.flags import config_argument
 from coordinator.commands.signalling import RESUME, tell
 from coordinator.config import read_config
+from edge_sdk.core.program import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

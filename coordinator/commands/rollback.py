@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from coordinator.commands.output import answer, config_argument, json_argument
+from coordinator.commands.flags import config_argument, json_argument
 from coordinator.commands.serve import open_store
 from coordinator.config import read_config
 from coordinator.store.lock import check_free
 from coordinator.store.maintenance import summary
 from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.program import show
 from edge_sdk.core.spec import FederationSpec
 
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         store.close()
     text = f"version {made} has the tensors of {args.number}; updates based on what was undone will be refused"
-    answer(args, {"made": made, "target": args.number}, text)
+    show(args, {"made": made, "target": args.number}, text)
     return 0
 
 

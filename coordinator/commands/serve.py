@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from coordinator.commands.output import config_argument
+from coordinator.commands.flags import config_argument
 from coordinator.commands.signalling import PAUSE, RESUME
 from coordinator.config import CoordinatorConfig, read_config
 from coordinator.preparation import split

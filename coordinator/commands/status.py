@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from coordinator.commands.output import answer, config_argument, json_argument
+from coordinator.commands.flags import config_argument, json_argument
 from coordinator.config import read_config
 from coordinator.store.maintenance import Summary, summary
+from edge_sdk.core.program import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the state of the store."""
     data = facts(summary(read_config(args.config).store.dir))
-    answer(args, data, "\n".join(f"{name.replace('_', ' '):<14} {value}" for name, value in data.items()))
+    show(args, data, "\n".join(f"{name.replace('_', ' '):<14} {value}" for name, value in data.items()))
     return 0
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from coordinator.commands.output import answer, config_argument, json_argument
+from coordinator.commands.flags import config_argument, json_argument
 from coordinator.config import read_config
 from coordinator.store.maintenance import summary
+from edge_sdk.core.program import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         f"{'' if v['acc'] is None else format(v['acc'], '.2%'):>7}{'  undone' if v['undone'] else ''}"
         for v in listing
     ]
-    answer(args, listing, "\n".join(lines) or "no version is held")
+    show(args, listing, "\n".join(lines) or "no version is held")
     return 0
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_sdk.commands.output import DONE, WRONG, show
 from edge_sdk.core.errors import ConfigError, EdgeError, PluginError
+from edge_sdk.core.program import DONE, WRONG, show
 
 if TYPE_CHECKING:
     from edge_sdk.runtime.measuring import Case, Figures

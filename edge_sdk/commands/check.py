@@ -7,7 +7,8 @@ import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from edge_sdk.commands.output import DONE, WRONG, config_argument, load, say, show
+from edge_sdk.commands.configuration import config_argument, load
+from edge_sdk.core.program import DONE, WRONG, say, show
 
 if TYPE_CHECKING:
     from edge_sdk.core.config import DeviceConfig

@@ -6,8 +6,8 @@ import argparse
 import logging
 from dataclasses import asdict
 
-from edge_sdk.commands.output import DONE, show
 from edge_sdk.core.errors import EdgeError
+from edge_sdk.core.program import DONE, show
 
 log = logging.getLogger(__name__)
 

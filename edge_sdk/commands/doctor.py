@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_sdk.commands.output import DONE, WRONG, say, show
+from edge_sdk.core.program import DONE, WRONG, say, show
 
 if TYPE_CHECKING:
     from edge_sdk.core.boards import Facts, Finding, Readings

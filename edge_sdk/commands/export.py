@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edge_sdk.commands.output import DONE, show
 from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.program import DONE, show
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -7,7 +7,8 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from edge_sdk.commands.output import DONE, config_argument, load, say
+from edge_sdk.commands.configuration import config_argument, load
+from edge_sdk.core.program import DONE, say
 
 if TYPE_CHECKING:
     from edge_sdk.core.config import DeviceConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edge_sdk.commands.output import DONE, show
+from edge_sdk.core.program import DONE, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from edge_sdk.commands.output import DONE, WRONG, config_argument, load, say
+from edge_sdk.commands.configuration import config_argument, load
+from edge_sdk.core.program import DONE, WRONG, say
 
 if TYPE_CHECKING:
     from edge_sdk.core.config import DeviceConfig

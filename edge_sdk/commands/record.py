@@ -7,7 +7,8 @@ import asyncio
 import math
 from pathlib import Path
 
-from edge_sdk.commands.output import DONE, config_argument, load, show
+from edge_sdk.commands.configuration import config_argument, load
+from edge_sdk.core.program import DONE, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge_sdk.commands.output import DONE, show
+from edge_sdk.core.program import DONE, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from edge_sdk.commands.output import DONE, config_argument, load
+from edge_sdk.commands.configuration import config_argument, load
+from edge_sdk.core.program import DONE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from edge_sdk.commands.output import DONE, config_argument, load, show
+from edge_sdk.commands.configuration import config_argument, load
 from edge_sdk.core.errors import ConfigError
+from edge_sdk.core.program import DONE, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -149,12 +149,6 @@ class Deadlock(EdgeError):
     """Virtual time stands still: nothing is ready and no timer is set."""
 
 
-def sentence(error: OSError) -> str:
-    """Returns what the system says, with the file that it is about; for programs that end with it."""
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
-
-
 __all__ = [
     "BoardError",
     "CodecError",
@@ -179,5 +173,4 @@ __all__ = [
     "TransportError",
     "UpdateRejected",
     "WireFormatError",
-    "sentence",
 ]

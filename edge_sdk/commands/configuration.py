@@ -1,20 +1,16 @@
-"""What commands say on stdout, and the arguments that several of them have."""
+"""What several commands have: the configuration file."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_sdk.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge_sdk.core.config import DeviceConfig
-
-DONE, WRONG = 0, 2  # exit codes
 
 
 def config_argument(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +31,4 @@ def load(path: Path, *checks: Callable[[DeviceConfig], None]) -> DeviceConfig:
     return config
 
 
-def say(text: str) -> None:
-    """Writes a line to stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def show(args: argparse.Namespace, plain: Any, text: str) -> None:
-    """Writes plain data as JSON where --json was given, else the text."""
-    say(json.dumps(plain, indent=1) if args.json else text)
-
-
-__all__ = ["DONE", "WRONG", "config_argument", "load", "say", "show"]
+__all__ = ["config_argument", "load"]
