@@ -74,6 +74,8 @@ class Rounds:
         self._received: dict[str, tuple[Received, Update | None]] = {}  # of the stage; None: not decoded again yet
         self._values: dict[str, ModelTensors] = {}  # of the stage's members
         self._asked: frozenset[str] = frozenset()  # devices of the stage
+        self._heard = False  # the answers of the stage have changed the rule's state
+        self._carried: learn.State = {}  # what they changed in abandoned rounds; the next decision journals it
         self._free_since_ns: int | None = None  # some devices wait while others are nearly free
         self._not_before_ns = 0  # the store refused; when to try again
         self._recover(journal)
@@ -136,8 +138,8 @@ class Rounds:
             made = await self._average()
         else:
             made = False
-            if running:
-                await self._after_answers(self._stage)
+            if running and not await self._after_answers(self._stage):
+                return False
         self._not_before_ns = 0
         return made
 
@@ -157,9 +159,12 @@ class Rounds:
         candidates = _candidates(pool)
         queries = self._rule.query(self._ledger.state, candidates, size, self._rng("query"))
         if queries:
-            await self._start(OpenRound(self.making, self._ledger.spec.digest, QUERY), queries, pool)
+            await self._start(self._opened(QUERY), queries, pool)
         else:
-            await self._select(OpenRound(self.making, self._ledger.spec.digest, TRAIN), pool, ())
+            await self._select(self._opened(TRAIN), pool, ())
+
+    def _opened(self, stage: str) -> OpenRound:
+        return OpenRound(self.making, self._ledger.spec.digest, stage, self._carried)
 
     def _gathered(self) -> bool:
         """Says whether every device that is free has asked for work, or has been waited for long enough.
@@ -182,13 +187,18 @@ class Rounds:
     def _rng(self, purpose: str) -> np.random.Generator:
         return np.random.default_rng(seeds.derive(self._config.seed, "round", purpose, self._round))
 
-    async def _after_answers(self, stage: OpenRound) -> None:
+    async def _after_answers(self, stage: OpenRound) -> bool:
+        """Selects; False: the store refused, and it is tried again later."""
         answers = tuple(
             learn.Answer(device, received.modalities, received.num_samples, update.payload)
             for device, (received, update) in sorted((await self._decoded()).items())
         )
-        patch = self._rule.answered(self._ledger.state, answers)
-        self._ledger.learn(patch)
+        if not self._heard:
+            patch = self._rule.answered(self._ledger.state, answers)
+            self._ledger.learn(patch)
+            now = {name: np.asarray(value, np.float64) for name, value in patch.items()}
+            self._stage = stage = replace(stage, patch={**stage.patch, **now})
+            self._heard = True
         answered = {answer.device for answer in answers}
         waiting = {member.device for member in self._fleet.waiting}
         pool = [
@@ -197,29 +207,29 @@ class Rounds:
             if member.device in answered | waiting and self._desk.scheduler.fits(member)
         ]
         if pool:
-            now = {name: np.asarray(value, np.float64) for name, value in patch.items()}
-            await self._select(replace(stage, stage=TRAIN, patch=now), pool, answers)
-        else:
-            self._abandon()
+            return await self._select(replace(stage, stage=TRAIN), pool, answers)
+        self._abandon()
+        return True
 
-    async def _select(self, stage: OpenRound, pool: list[Member], answers: tuple[learn.Answer, ...]) -> None:
+    async def _select(self, stage: OpenRound, pool: list[Member], answers: tuple[learn.Answer, ...]) -> bool:
         chosen = learn.Pool(self._round, _candidates(pool), answers, self._size(pool))
         assignments = self._rule.select(self._ledger.state, chosen, self._rng("select"))
         _check(assignments, chosen, self._ledger.spec.method.name)
-        await self._start(stage, assignments, pool)
+        return await self._start(stage, assignments, pool)
 
     async def _start(
         self, stage: OpenRound, parts: tuple[learn.Assignment, ...] | tuple[learn.Query, ...], pool: list[Member]
-    ) -> None:
+    ) -> bool:
         base = self._publisher.newest
         assert base is not None
         tasks = tuple(self._task(part, base.id) for part in parts)
         if not await self._desk.give(tasks, stage):
-            return
+            return False
         self._stage, self._free_since_ns = stage, None
-        self._received, self._values = {}, {}
+        self._received, self._values, self._heard = {}, {}, False
         self._asked = frozenset(task.device for task in tasks)
         self._emit(events.RoundStarted(self._round, stage.stage, tuple(sorted(self._asked))))
+        return True
 
     def _task(self, part: learn.Assignment | learn.Query, base: VersionId) -> OpenTask:
         return self._desk.scheduler.make_round(
@@ -278,15 +288,18 @@ class Rounds:
                 )
             )  # fmt: skip
         self._emit(events.RoundClosed(entry.version, came, tuple(sorted(self._asked - set(came)))))
+        self._carried = {}
         self._forget()
 
     def _abandon(self) -> None:
         log.warning("round %d: no device answered in time; it begins again", self._round)
         self._emit(events.RoundClosed(self._round, (), tuple(sorted(self._asked))))
+        if self._stage is not None:
+            self._carried = self._stage.patch
         self._forget()
 
     def _forget(self) -> None:
-        self._stage, self._received, self._values, self._asked = None, {}, {}, frozenset()
+        self._stage, self._received, self._values, self._asked, self._heard = None, {}, {}, frozenset(), False
 
     @property
     def next_ns(self) -> int | None:

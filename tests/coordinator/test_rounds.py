@@ -9,7 +9,7 @@ import pytest
 from coordinator import events
 from coordinator.config import CoordinatorConfig, ScheduleConfig, StopConfig, StoreConfig
 from coordinator.service import Coordinator
-from coordinator.store import MemoryStore, RoundEntry, SqliteStore, Store
+from coordinator.store import MemoryStore, OpenRound, OpenTask, RoundEntry, SqliteStore, Store
 from edge_sdk.core.clock import VirtualClock, run_virtual
 from edge_sdk.core.compute import InlineCompute
 from edge_sdk.core.errors import ConfigError, StoreError
@@ -338,6 +338,59 @@ def test_a_replay_of_rounds_gives_the_same_bits(asking: FederationSpec) -> None:
         return again.tensors
 
     assert run_virtual(run)
+
+
+def test_what_an_abandoned_round_has_heard_is_in_the_journal_with_the_next(asking: FederationSpec) -> None:
+    """Invariant 14."""
+    store = MemoryStore(keep="all", lineage="c" * 32)
+    settings = config(policy="sampled", fraction=0.5)
+
+    async def run(clock: VirtualClock) -> None:
+        async with federation(clock, spec=asking, store=store, config=settings) as world:
+            first, second = await pair(world)
+            task2, task1 = await both(first, second)
+            await answer(first, task1, 7)
+            await answer(second, task2, 9)
+            await second.within(second.tasks.get)
+            await world.clock.sleep(101.0)  # the device that was selected does not train
+            assert world.of(events.RoundClosed) == [events.RoundClosed(0, (), ("d2",))]
+            await answer(first, await first.task(), 5)
+            task = await first.within(first.tasks.get)
+            await first.deliver(first.update(task, payload={"number": np.asarray(1, np.float32)}))
+            await world.published(1)
+            state = {name: value.copy() for name, value in world.center.ledger.state.items()}
+        assert {name: float(value) for name, value in state.items()} == {"number/d1": 5.0, "number/d2": 9.0}
+        (entry,) = store.entries(0)
+        assert entry.patch == state
+
+    run_virtual(run)
+
+
+def test_answers_change_the_state_once_however_often_the_store_refuses(
+    asking: FederationSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    opened, refused = store.open_tasks, []
+
+    def full(tasks: tuple[OpenTask, ...], stage: OpenRound | None) -> None:
+        if stage is not None and stage.stage == "train" and len(refused) < 2:
+            refused.append(stage.version)
+            raise StoreError("no space left on device")
+        opened(tasks, stage)
+
+    monkeypatch.setattr(store, "open_tasks", full)
+    monkeypatch.setattr(sync_method.Server, "answered", lambda _, state, __: {"asked": state.get("asked", 0.0) + 1.0})
+
+    async def script(world: Field) -> None:
+        first, second = await pair(world)
+        task2, task1 = await both(first, second)
+        await answer(first, task1, 7)
+        await answer(second, task2, 9)
+        task = await first.within(first.tasks.get)
+        assert (task.kind, len(refused)) == ("train", 2)
+        assert float(world.center.ledger.state["asked"]) == 1.0
+
+    play(script, spec=asking, config=config(), store=store)
 
 
 def test_a_round_planned_for_another_spec_is_forgotten() -> None:
