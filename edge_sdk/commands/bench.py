@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_sdk.core.errors import ConfigError, EdgeError, PluginError
-from edge_sdk.core.program import DONE, WRONG, show
+from edge_sdk.core.program import DONE, WRONG, at_least, show
 
 if TYPE_CHECKING:
     from edge_sdk.runtime.measuring import Case, Figures
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="of ort and torch")
     parser.add_argument("--precisions", default="fp32", help="comma-separated: fp32, fp16, int8 (ort on the CPU)")
     parser.add_argument("--batches", default="1", help="comma-separated numbers of windows; default: 1")
-    parser.add_argument("--threads", type=int, default=1, help="of one prediction, on the CPU; default: 1")
-    parser.add_argument("--seconds", type=float, default=2.0, help="to predict for, each; default: 2")
+    parser.add_argument("--threads", type=at_least(1, int), default=1, help="of one prediction, on the CPU; default: 1")
+    parser.add_argument("--seconds", type=at_least(0, float), default=2.0, help="to predict for, each; default: 2")
     parser.add_argument("--plot", type=Path, help="write a plot to this file (.png, .svg, .pdf)")
 
 
@@ -170,6 +170,8 @@ _COLUMNS = (
 
 def table(rows: Sequence[Figures], troubles: dict[str, str]) -> str:
     """Returns the figures as a table, and what could not be measured below it."""
+    if not rows:
+        return "\n".join(f"{name}: {text}" for name, text in troubles.items())
     from rich.console import Console
 
     made = _rich().table.Table(*_COLUMNS)

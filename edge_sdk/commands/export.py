@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk.core.errors import ConfigError
-from edge_sdk.core.program import DONE, show
+from edge_sdk.core.program import DONE, at_least, show
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="int8: .onnx only; fp16: .plan only")
     parser.add_argument("--target", choices=("x86", "arm", "tensorrt"), help="of int8; default: this machine")
     parser.add_argument(
-        "--max-drop", type=float, default=0.005, help="accuracy that int8 may lose, 0 … 1; default: 0.005"
+        "--max-drop", type=at_least(0, float), default=0.005, help="accuracy that int8 may lose, 0 … 1; default: 0.005"
     )
-    parser.add_argument("--max-batch", type=int, default=64, help="rows that a .plan takes at once; default: 64")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds that a build may take; default: 1800")
+    parser.add_argument("--max-batch", type=at_least(1, int), default=64, help="rows of a .plan at once; default: 64")
+    parser.add_argument("--limit", type=at_least(0, float), default=1800.0, help="seconds for a build; default: 1800")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from edge_sdk.commands.configuration import config_argument, load
-from edge_sdk.core.program import DONE, WRONG, say
+from edge_sdk.core.program import DONE, WRONG, at_least, say
 
 if TYPE_CHECKING:
     from edge_sdk.core.config import DeviceConfig
@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     config_argument(parser)
     parser.add_argument("--once", action="store_true", help="answer once; exit code 2 where a sensor does not deliver")
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long; 0: at Ctrl-C")
+    parser.add_argument("--seconds", type=at_least(0, float), default=0.0, help="stop after so long; 0: at Ctrl-C")
     parser.add_argument(
-        "--interval", type=float, default=0.0, help="between two answers, s; 0: 0.25 on a screen, else 1"
+        "--interval", type=at_least(0, float), default=0.0, help="between two answers, s; 0: 0.25 on a screen, else 1"
     )
 
 

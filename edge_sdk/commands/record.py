@@ -8,14 +8,16 @@ import math
 from pathlib import Path
 
 from edge_sdk.commands.configuration import config_argument, load
-from edge_sdk.core.program import DONE, show
+from edge_sdk.core.program import DONE, at_least, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     config_argument(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the new recording")
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long on the stream clock; 0: Ctrl-C")
+    parser.add_argument(
+        "--seconds", type=at_least(0, float), default=0.0, help="stop after so long, stream clock; 0: Ctrl-C"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,12 +6,15 @@ import argparse
 import json
 import logging
 import sys
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from edge_sdk.core import logs
 from edge_sdk.core.errors import EdgeError
 
 DONE, WRONG = 0, 2  # exit codes
+
+T = TypeVar("T", int, float)
 
 
 class Command(Protocol):
@@ -22,6 +25,21 @@ class Command(Protocol):
 
     def run(self, args: argparse.Namespace) -> int:
         """Does it; returns the exit code."""
+
+
+def at_least(least: float, kind: Callable[[str], T]) -> Callable[[str], T]:
+    """Returns a `type` for arguments: a number of that kind that is not below `least`."""
+
+    def read(text: str) -> T:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not number >= least:
+            raise argparse.ArgumentTypeError(f"expected a number of at least {least:g}, found {text!r}")
+        return number
+
+    return read
 
 
 def log_arguments(parser: argparse.ArgumentParser, level: str) -> None:
@@ -64,4 +82,4 @@ def show(args: argparse.Namespace, plain: Any, text: str) -> None:
     say(json.dumps(plain, indent=1) if args.json else text)
 
 
-__all__ = ["DONE", "WRONG", "Command", "carry_out", "log_arguments", "say", "show"]
+__all__ = ["DONE", "WRONG", "Command", "at_least", "carry_out", "log_arguments", "say", "show"]
