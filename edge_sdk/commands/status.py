@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from edge_sdk.commands.configuration import config_argument, load
-from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.program import DONE, show
 
 
@@ -21,9 +20,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load(args.file)
     folder = config.device.state_dir / config.device.federation
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no state; the device has not run yet, or with another state_dir")
-    state = DeviceState.open(config.device.state_dir, config.device.federation, config.device.id, alone=False)
+    state = DeviceState.look(config.device)
     spec = state.spec()
     kept = {name: spec and state.model(name, spec.shape_digest) for name in (MODEL, SOLO)}
     waiting = state.outbox.waiting()

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from edge_sdk.core.errors import StoreError
+from edge_sdk.core.config import DeviceSection
+from edge_sdk.core.errors import ConfigError, StoreError
 from edge_sdk.core.records import Array, ModelTensors, ModelVersion, Segments, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import arrays
@@ -68,6 +69,19 @@ class DeviceState:
             if lock is not None:
                 lock.release()
             raise
+
+    @classmethod
+    def look(cls, section: DeviceSection) -> DeviceState:
+        """Returns the state that a device has left, only to look; the device may be running.
+
+        Raises:
+            ConfigError: it has left none.
+            StoreError: it cannot be used.
+        """
+        folder = section.state_dir / section.federation
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no state; the device has not run yet, or with another state_dir")
+        return cls.open(section.state_dir, section.federation, section.id, alone=False)
 
     @classmethod
     def in_memory(cls, device: str, *, incarnation: int | None = None) -> DeviceState:

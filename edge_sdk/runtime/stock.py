@@ -58,9 +58,7 @@ def read(path: Path) -> Stock:
 
 def _of_device(config: DeviceConfig) -> Stock:
     folder = config.device.state_dir / config.device.federation
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no state; the device has not run yet, or with another state_dir")
-    state = DeviceState.open(config.device.state_dir, config.device.federation, config.device.id, alone=False)
+    state = DeviceState.look(config.device)
     try:
         spec = state.spec()
         if spec is None:
