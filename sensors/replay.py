@@ -14,7 +14,9 @@ from edge_sdk.core.config import parse
 from edge_sdk.core.errors import DataError, SensorUnavailable
 from edge_sdk.core.interfaces import Driver
 from edge_sdk.core.records import Chunk
-from edge_sdk.recording import Reader, ReplayOptions, ReplayTime, chunk_end_ns
+from edge_sdk.recording import Reader, ReplayOptions, ReplayTime
+
+_NEVER = -(2**62)
 
 
 class Options(ReplayOptions):
@@ -38,7 +40,7 @@ class ReplayDriver(Driver):
         self._chunks: Iterator[Chunk] = iter(())
         self._next: Chunk | None = None
         self._seq = 0
-        self._resume_ns = -(2**62)  # what ends before this was delivered before the driver was opened again
+        self._resume_ns = _NEVER  # what begins before this was delivered before the driver was opened again
 
     def open(self) -> None:
         if not self._options.path.is_dir():
@@ -71,7 +73,7 @@ class ReplayDriver(Driver):
                 return None
         chunk, self._next = replace(self._next, stream=self.stream, seq=self._seq), None
         self._seq += 1
-        self._resume_ns = chunk_end_ns(chunk)
+        self._resume_ns = chunk.t_ns + 1
         return chunk
 
     def close(self) -> None:
@@ -87,12 +89,14 @@ class ReplayDriver(Driver):
     def _play(self, recording: Reader, name: str, *, time: ReplayTime, now_ns: int) -> Iterator[Chunk]:
         """Yields the chunks on the stream clock that were not delivered before; an endless replay skips the past."""
         first = max(0, (now_ns - time.base_ns) // time.lap_ns) if self._options.loop else 0
+        resume_ns, resumed = self._resume_ns, self._resume_ns != _NEVER
         lap, found = first, True
         while found or lap == first + 1:
             found = False
             for chunk in recording.chunks(name):
-                shifted = _shifted(chunk, time.at(-recording.start_ns, lap), gap=not found)
-                behind = shifted.t_ns < max(time.at(time.first_ns, lap), self._resume_ns)
+                fresh = not found and (resumed or lap > first)  # the very first chunk is as it was recorded
+                shifted = _shifted(chunk, time.at(-recording.start_ns, lap), gap=fresh)
+                behind = shifted.t_ns < max(time.at(time.first_ns, lap), resume_ns)
                 if behind or (self._options.loop and self._due_ns(shifted) < now_ns):
                     continue
                 yield shifted

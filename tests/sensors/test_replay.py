@@ -118,6 +118,20 @@ def test_opened_again_it_delivers_nothing_twice(tmp_path: Path) -> None:
     assert (again.seq, again.t_ns) == (0, 2 * round(SEGMENT_S * NS))
 
 
+def test_jitter_of_the_times_loses_no_chunk(tmp_path: Path) -> None:
+    """A chunk may begin before the one before it is over by the nominal period: sensors' clocks are like that."""
+    with Writer(tmp_path / "r", start_ns=0) as writer:
+        for i in range(4):
+            data = np.full((2, 1), i, np.float32)
+            writer.append(Chunk("acc", i, i * 19_000_000, data, period_ns=10_000_000, t_err_ns=2_000_000))
+    hand = Hand(0)
+    driver = opened(tmp_path / "r", hand, epoch_ns=0)
+    hand.now = NS
+    got = [driver.read(0.0) for _ in range(4)]
+    assert [c.data[0, 0] for c in got if c is not None] == [0, 1, 2, 3]
+    assert [c.gap_before for c in got if c is not None] == [False] * 4  # as it was recorded
+
+
 def test_a_sped_up_clock_shortens_the_wait(tmp_path: Path) -> None:
     hand = Hand(0)
     driver = opened(record(tmp_path / "r"), hand, epoch_ns=0)
