@@ -14,6 +14,8 @@ import pytest
 import coordinator.cli
 import edge_sdk.cli
 from edge_sdk.core import registry
+from edge_sdk.core.config import DeviceConfig, load_toml
+from edge_sdk.core.spec import FederationSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,3 +91,13 @@ def test_example_configurations_are_valid(path: Path) -> None:
     if 'driver = "microphone"' in path.read_text(encoding="utf-8"):
         pytest.importorskip("sounddevice", reason="sounddevice or PortAudio is missing", exc_type=Exception)
     assert edge_sdk.cli.main(["check", str(path)]) == 0
+
+
+@pytest.mark.parametrize("name", ["device_camera.toml", "device_jetson.toml"])
+def test_examples_of_the_scenes_federation_fit_it(name: str) -> None:
+    spec = load_toml(ROOT / "examples" / "federation_scenes.toml", FederationSpec)
+    device = load_toml(ROOT / "examples" / name, DeviceConfig)
+    assert device.device.federation == spec.name
+    assert set(device.sensors) <= set(spec.modality_names)
+    named = {c for section in device.labels.values() for c in section.options.get("classes", {}).values()}
+    assert named <= set(spec.classes)
