@@ -1,24 +1,46 @@
-"""Inertial sensors: how fast the parsers are, and what a 200 Hz serial sensor with damaged bytes costs and loses.
+"""Sensors: how fast the parsers are, what a 200 Hz serial sensor with damaged bytes costs and loses, how old a frame is
+that a slow consumer gets, and what a device costs that reads three sensors, makes windows and predicts.
 
 python -m tests.bench.bench_sensors 60      the stream alone, for so many seconds
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge_sdk.codecs import wire
+from edge_sdk.core import registry
+from edge_sdk.core.config import parse
 from edge_sdk.core.errors import SensorUnavailable
-from edge_sdk.core.records import Chunk
+from edge_sdk.core.events import JsonLinesReader
+from edge_sdk.core.records import Chunk, ModelVersion, VersionId
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.methods.base import find
+from edge_sdk.models import build
+from edge_sdk.runtime.state import MODEL, DeviceState
 from sensors.frames import G, LineParser, WitGroups, WitParser
 from sensors.imu_serial import SerialImuDriver
 from sensors.protocols import WitMotion
 from sensors.xbus import XbusParser, mtdata2
+from tests.helpers import virtual_v4l2
+from tests.helpers.benches import ROOT
+from tests.helpers.camera_frames import watch
+from tests.helpers.virtual_bench import FPS as BENCH_FPS
+from tests.helpers.virtual_bench import VirtualBench
 from tests.helpers.virtual_imu import Emulator, csv_sample, wit_sample, xsens_sample
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 SECONDS = 60.0
 RATE_HZ = 200.0
@@ -27,6 +49,11 @@ PARSE_LIMIT = 20.0  # MB/s
 CORE_LIMIT = 0.1  # share of one core
 MEGABYTE = 1_000_000
 BAUD_LIMIT_S = 10.0  # until a wrong baud is answered with the right one
+FPS, SLOW = 30.0, 3  # of the camera; a consumer this many times too slow
+LOAD_S, WARM_UP = 20.0, 4  # a device's load is measured so long, after so many predictions
+PATIENCE_S = 90.0
+LOAD_LIMIT = 0.35  # share of one core
+SENSORS = ("camera", "audio", "imu")
 PIECE = 4096  # bytes per read, about what a port holds after a pause
 
 
@@ -116,6 +143,85 @@ def wrong_baud(baud: int) -> float:
     raise AssertionError("the wrong baud was not noticed")
 
 
+def slow_consumer() -> float | None:
+    """Returns the age that 95 % of the frames of a slow consumer keep, ms; None: this machine has no gcc."""
+    if virtual_v4l2.missing():
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        env = virtual_v4l2.environment(Path(folder))
+        got = watch(env, 200, pause_s=SLOW / FPS, source=virtual_v4l2.DEVICE, fps=FPS)
+    return float(np.quantile(got["ages"], 0.95)) / 1e6
+
+
+def scenes() -> FederationSpec:
+    """Returns the federation of examples/federation_scenes.toml without its text."""
+    plain = tomllib.loads((ROOT / "examples" / "federation_scenes.toml").read_text(encoding="utf-8"))
+    plain["modalities"] = [m for m in plain["modalities"] if m["name"] in SENSORS]
+    plain["window"]["deadline_s"] = 1.0  # PulseAudio's blocks are longer than a sound card's
+    return parse(plain, FederationSpec, "scenes")
+
+
+def agent(folder: Path, bench: VirtualBench) -> subprocess.Popen[bytes]:
+    """Starts `edge-sdk run` with three sensors and a model that it was given; it trains nothing and has no broker."""
+    spec = scenes()
+    needs = find(spec.method.name).needs
+    registry.load("exporters", "onnx")(spec, needs, folder / "graph.onnx")
+    tensors = build.initial_tensors(spec, needs, 1)
+    state = DeviceState.open(folder / "state", spec.name, "d1")
+    state.keep_spec(spec)
+    version = VersionId("ab" * 16, 3, wire.tensors_digest(tensors))
+    state.keep_model(MODEL, ModelVersion(version, tensors), spec.shape_digest)
+    state.close()
+    sections = bench.sections().replace("[sensors.usb]", "[sensors.camera]")
+    sections = sections.replace(f"fps = {BENCH_FPS}, size = 0", f"fps = {FPS}, size = 224")
+    (folder / "device.toml").write_text(
+        f'[device]\nid = "d1"\nfederation = "{spec.name}"\nstate_dir = "{folder / "state"}"\n[broker]\nport = 1\n'
+        f'[training]\nenabled = false\n[inference]\ngraph = "{folder / "graph.onnx"}"\n[reservoir]\npersist = false\n'
+        + sections,
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "edge_sdk.cli", "run", str(folder / "device.toml"), "--log-level", "error"]
+    return subprocess.Popen([*command, "--events", str(folder / "events")], env={**bench.env, "OMP_NUM_THREADS": "1"})
+
+
+def three_sensors() -> tuple[float, int] | None:
+    """Returns the share of a core that sensing, windows and predictions take, and how many windows were predicted.
+
+    None: this machine cannot have the virtual devices.
+    """
+    import psutil
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bench = VirtualBench(folder, only=("imu", "usb", "audio"))
+        if bench.absent:
+            bench.close()
+            return None
+        process = agent(folder, bench)
+        try:
+            events = JsonLinesReader(folder / "events")
+            whole, end = 0, time.monotonic() + PATIENCE_S
+            while whole < WARM_UP:
+                time.sleep(0.2)
+                whole += len(complete(events.new()))
+                if time.monotonic() > end:
+                    raise AssertionError(f"no window with {', '.join(SENSORS)} within {PATIENCE_S:g} s")
+            measured, begin = psutil.Process(process.pid), time.monotonic()
+            before = sum(measured.cpu_times()[:2])
+            time.sleep(LOAD_S)
+            share = (sum(measured.cpu_times()[:2]) - before) / (time.monotonic() - begin)
+            return share, len(complete(events.new()))
+        finally:
+            process.terminate()
+            process.wait(20)
+            bench.close()
+
+
+def complete(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the predictions of windows with all three modalities."""
+    return [e for e in events if e["event"] == "PredictionMade" and len(e["modalities"]) == len(SENSORS)]
+
+
 def row(name: str, value: float, unit: str, reference: str, ratio: float) -> dict[str, Any]:
     """Returns one line of the report; a ratio of at most 1 keeps the limit."""
     return {"name": name, "value": value, "unit": unit, "reference": reference, "ratio": ratio}
@@ -147,6 +253,15 @@ def run() -> list[dict[str, Any]]:
     got = soak(SECONDS)
     what = f"{SECONDS:g} s at {RATE_HZ:g} Hz over a pseudo-terminal, one flipped bit in {CORRUPT:.0%} of the groups"
     none = "limit 0; the ratio is the number itself"
+    if (age_ms := slow_consumer()) is not None:
+        limit = f"limit two periods of {FPS:g} fps; 95 % of frames, V4L2, consumer {SLOW} times too slow"
+        rows.append(row("sensors.camera.age", round(age_ms, 1), "ms", limit, age_ms / (2e3 / FPS)))
+    if (device := three_sensors()) is not None:
+        limit = (
+            f"limit {LOAD_LIMIT} of one core; IMU 100 Hz, camera {FPS:g} fps to 3x224x224, sound 16 kHz; {device[1]} "
+            f"windows of 3 s predicted in {LOAD_S:g} s by two ResNet-18 of width 16 and a CNN"
+        )
+        rows.append(row("sensors.device.core", round(device[0], 3), "cores", limit, device[0] / LOAD_LIMIT))
     return [
         *rows,
         row(
