@@ -199,6 +199,14 @@ def test_methods_and_flags_in_place_of_a_study(tmp_path: Path) -> None:
     assert [row["label"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]] == ["fedavg", "mba"]
 
 
+def test_a_flag_wins_over_the_study_even_with_its_usual_value(spec: Path) -> None:
+    out = spec.parent / "out"
+    spec.write_text(SPEC.partition('[[variants]]\nlabel = "MBA')[0], encoding="utf-8")
+    assert cli.main(["compare", str(spec), "--quick", "--out", str(out), "--profile", "mba"]) == 0
+    (result,) = (json.loads(path.read_text()) for path in (out / "runs").glob("*.json"))
+    assert result["virtual_seconds"] > 100  # the study says "instant"
+
+
 def test_neither_or_both_is_an_error(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], [str(spec), "--methods", "mba"], ["--methods", ","]):
         assert cli.main(["compare", *arguments]) == 2

@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, each on one core")
     parser.add_argument("--unimodal", choices=WAYS, default=WAYS[0], help="how Acc-[modality] is asked")
     simulate.add_world(parser.add_argument_group("for every run, in place of the study's"))
+    parser.set_defaults(**dict.fromkeys(_world()))  # None: not given, so that a usual value can be given, too
+
+
+def _world() -> list[str]:
+    """Returns the names of the flags that say what is simulated."""
+    plain = argparse.ArgumentParser()
+    simulate.add_world(plain)
+    return list(vars(plain.parse_args([])))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,11 +81,7 @@ def _study(args: argparse.Namespace) -> Study:
 
 def _common(args: argparse.Namespace, study: Study) -> dict[str, Any]:
     """Returns the flags that were given for every run."""
-    plain = argparse.ArgumentParser()
-    simulate.add_world(plain)
-    given: dict[str, Any] = {
-        key: getattr(args, key) for key, value in vars(plain.parse_args([])).items() if getattr(args, key) != value
-    }
+    given: dict[str, Any] = {key: getattr(args, key) for key in _world() if getattr(args, key) is not None}
     if "option" in given:
         given["option"] = simulate.options(given["option"])
     if args.quick and args.spec is None:
