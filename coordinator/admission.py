@@ -156,8 +156,8 @@ class Admission:
     def _check_modules(self, header: UpdateHeader, task: OpenTask) -> None:
         if task.kind == QUERY and header.modules:
             raise UpdateRejected(Reason.MALFORMED, "an answer to a query carries tensors; it has a payload alone")
-        if not header.modules and not header.payload:
-            raise UpdateRejected(Reason.MALFORMED, "neither tensors nor a payload")
+        if not header.modules and (self._method.mode == "async" or not header.payload):
+            raise UpdateRejected(Reason.MALFORMED, "no module was trained")  # in rounds a payload alone may do
 
     def _check_rate(self, device: str, now_ns: int) -> None:
         """A bucket that fills at `updates_per_minute` and holds as many, at least one."""

@@ -453,3 +453,13 @@ def test_what_a_device_notes_is_told_and_logged_once(caplog: pytest.LogCaptureFi
         play(script)
     assert [r.getMessage() for r in caplog.records].count("d1: a worse model was not taken") == 1
     assert "d1: acc looks stuck" in caplog.text
+
+
+def test_an_update_without_tensors_makes_no_version() -> None:
+    async def script(world: Field) -> None:
+        device = await world.peer()
+        reply = await device.contribute(tensors={})
+        assert (reply.kind, reply.reason) == ("rejected", "malformed")
+        assert world.center.ledger.number == 0
+
+    play(script)

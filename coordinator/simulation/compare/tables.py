@@ -178,10 +178,15 @@ def as_json(study: Study, table: Sequence[Row]) -> dict[str, Any]:
         "published": study.published,
         "rows": [
             {"label": row.label, "method": row.method, "seeds": list(row.seeds), "reached": row.reached}
-            | {name: {"mean": cell.mean, "std": cell.std} for name, cell in _columns(row).items()}
+            | {name: {"mean": _number(cell.mean), "std": _number(cell.std)} for name, cell in _columns(row).items()}
             for row in table
         ],
     }
+
+
+def _number(value: float) -> float | None:
+    """Returns what JSON can say: it knows no NaN."""
+    return None if np.isnan(value) else value
 
 
 def terminal(study: Study, table: Sequence[Row]) -> Table:
