@@ -34,6 +34,14 @@ def named(board: Path | None) -> tuple[str, ...]:
     return (*sections, *sorted(set(KINDS.values()) - there))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a bench nothing is cut short: soaks are long, and people take their time."""
+    if config.getoption("--board") is not None:
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.timeout(0))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "sensor" in metafunc.fixturenames:
         metafunc.parametrize("sensor", named(metafunc.config.getoption("--board")), indirect=True, scope="session")
@@ -73,7 +81,9 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         made = Board(board, input if somebody else None)
         report = report or made.hardware.report
-        made.absent = {kind: f"{board} names none" for kind in named(board) if kind not in made.sensors}
+        made.absent |= {
+            kind: f"{board} names none" for kind in named(board) if kind not in {*made.sensors, *made.absent}
+        }
     ledger.title, ledger.sensors, ledger.absent = made.title, made.sensors, made.absent
     with made:
         yield made
@@ -88,15 +98,22 @@ def sensor(request: pytest.FixtureRequest, bench: Bench) -> Sensor:
     name = request.param
     if name not in bench.sensors:
         pytest.skip(f"no {name} on this bench: {bench.absent[name]}")
+    if name in bench.silent:
+        pytest.fail(f"{name} delivers nothing: {bench.silent[name]}")
     return bench.sensors[name]
+
+
+def figures(bench: Bench, heard: dict[str, Heard]) -> dict[str, Measured]:
+    """Returns the figures of every sensor that delivered enough for any."""
+    return {name: measure(heard[name]) for name in bench.sensors if len(heard[name].times) > 2}
 
 
 @pytest.fixture(scope="session")
 def measured(bench: Bench, ledger: Ledger) -> dict[str, Measured]:
     """Figures of every sensor, from one measurement of all at once."""
     heard = bench.listener.capture(bench.hardware.seconds)
-    ledger.heard = {name: heard[name] for name in bench.sensors}
-    ledger.measured = {name: measure(h) for name, h in ledger.heard.items()}
+    ledger.measured = figures(bench, heard)
+    ledger.heard = {name: heard[name] for name in ledger.measured}
     return ledger.measured
 
 
@@ -113,7 +130,8 @@ def knocked(bench: Bench, ledger: Ledger) -> dict[str, tuple[Heard, Any]]:
         heard = bench.listener.capture(1.0, knock)
     except CannotDo as error:
         pytest.skip(str(error))
-    ledger.knocked = {name: (heard[name], knocks(heard[name], bench.hardware.knocks)) for name in bench.notices}
+    there = [name for name in bench.notices if len(heard[name].times)]
+    ledger.knocked = {name: (heard[name], knocks(heard[name], bench.hardware.knocks)) for name in there}
     return ledger.knocked
 
 
@@ -127,7 +145,7 @@ def soaked(bench: Bench, ledger: Ledger) -> list[dict[str, Measured]]:
         bench.listener.ask("mark")
         bench.listener.rest(piece_s)
         heard, told = bench.listener.saved()
-        ledger.soak.append({name: measure(heard[name]) for name in bench.sensors})
+        ledger.soak.append(figures(bench, heard))
         ledger.memory_mb.append(told["rss_mb"])
         ledger.cores.append((told["cpu_s"] - before_s) / piece_s)
         before_s = told["cpu_s"]

@@ -1,6 +1,6 @@
 """Every sensor of a bench: rate, jitter, loss, clock offset, unplugging, and a long run.
 
-    pytest tests/hardware                               virtual devices, in half a minute
+    pytest tests/hardware                               virtual devices, in a minute
     pytest tests/hardware --board FILE.toml -s          a bench; asks for the hand that unplugs and knocks
 
 docs/hardware.md says what `[hardware]` in the file may hold.
@@ -20,10 +20,11 @@ from tests.helpers.bench_measures import Heard, Measured, offset_ms
 from tests.helpers.bench_report import Ledger, Replug, page
 from tests.helpers.benches import Bench, CannotDo, Sensor
 
-pytestmark = [pytest.mark.hardware, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.hardware
 
 
 def test_rate(sensor: Sensor, measured: dict[str, Measured]) -> None:
+    assert sensor.name in measured, "it fell silent"
     got = measured[sensor.name].rate_hz
     share = sensor.limits.rate_share
     assert got == pytest.approx(sensor.rate_hz, rel=share), f"{got:.2f} Hz, expected {sensor.rate_hz:g} ± {share:.0%}"
@@ -61,26 +62,28 @@ def test_unplugged_and_plugged_in_again(sensor: Sensor, bench: Bench, ledger: Le
         listener.ask("mark")
         begin = time.monotonic()
         bench.unplug(name)
-        gone = listener.becomes(name, ("failed", "stalled"), since, sensor.limits.notices_s)
+        gone = listener.becomes(name, "failed", since, sensor.limits.notices_s)
         noticed_s = time.monotonic() - begin
-        others = {n: count for n, count in listener.ask("count")["count"].items() if n != name}
+        others = listener.ask("count")["count"]
         listener.ask("mark")
         begin = time.monotonic()
         bench.plug(name)
     except CannotDo as error:
         pytest.skip(str(error))
-    listener.hears({name}, sensor.limits.returns_s)
+    assert not listener.silent({name}, sensor.limits.returns_s)
     ledger.replugs[name] = Replug(noticed_s, time.monotonic() - begin, gone["error"])
     assert gone["error"]
     assert [s["state"] for s in listener.states[since:] if s["sensor"] == name][-1] == "streaming"
-    assert not [s for s in listener.states[since:] if s["sensor"] != name], "another sensor was disturbed"
-    listener.hears(set(bench.sensors), 5.0)
+    steady = set(bench.sensors) - {name, *bench.silent}
+    assert not [s for s in listener.states[since:] if s["sensor"] in steady], "another sensor was disturbed"
+    assert not listener.silent(steady, 5.0)
     if noticed_s > 1.0:
-        assert all(others.values()), others
+        assert all(others[other] for other in steady), others
 
 
 def test_soak(sensor: Sensor, bench: Bench, soaked: list[dict[str, Measured]], ledger: Ledger) -> None:
-    pieces = [piece[sensor.name] for piece in soaked]
+    pieces = [piece[sensor.name] for piece in soaked if sensor.name in piece]
+    assert len(pieces) == len(soaked), "it fell silent"
     lost = sum(m.lost for m in pieces) / sum(m.samples + m.lost for m in pieces)
     assert lost <= sensor.limits.loss, f"{lost:.2%} lost"
     rates = [m.rate_hz for m in pieces]
@@ -90,13 +93,16 @@ def test_soak(sensor: Sensor, bench: Bench, soaked: list[dict[str, Measured]], l
     assert growth_mb <= bench.hardware.growth_mb, f"the process grew by {growth_mb:.0f} MB"
 
 
-def test_the_report_shows_everything(bench: Bench, soaked: list[dict[str, Measured]], ledger: Ledger) -> None:
+def test_the_report_shows_everything(
+    bench: Bench, measured: dict[str, Measured], soaked: list[dict[str, Measured]], ledger: Ledger
+) -> None:
     text = page(ledger)
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     pictures = re.findall(r'alt="(\w+)" src="data:image/png;base64,([^"]+)"', text)
     assert {"intervals", "soak"} <= {name for name, _ in pictures}
     assert all(base64.b64decode(data).startswith(b"\x89PNG") for _, data in pictures)
     for name, sensor in bench.sensors.items():
-        assert f"<td>{name}</td><td>{sensor.config.driver}</td><td>{ledger.measured[name].rate_hz:.2f}</td>" in text
+        rate = f"{ledger.measured[name].rate_hz:.2f}" if name in ledger.measured else "-"
+        assert f"<td>{name}</td><td>{sensor.config.driver}</td><td>{rate}</td>" in text
     for name, reason in bench.absent.items():
         assert f"{name} is not here" in text, reason

@@ -50,6 +50,7 @@ class HardwareSection(Model):
     """`[hardware]`."""
 
     seconds: float = Field(default=20.0, gt=0)
+    starts_s: float = Field(default=30.0, gt=0)  # until every sensor has delivered
     settle_s: float = Field(default=2.0, ge=0)  # after the first samples, before anything counts
     soak_s: float = Field(default=600.0, gt=0)
     soak_pieces: int = Field(default=20, ge=3)
@@ -110,6 +111,10 @@ class Bench(ABC):
             for name, section in config.sensors.items()
             if not section.shares
         }
+        for name in [name for name, sensor in self.sensors.items() if not sensor.rate_hz]:
+            del self.sensors[name]
+            self.absent[name] = f"nobody says its rate; where it has one, set hardware.sensors.{name}.rate_hz"
+        self.silent: dict[str, str] = {}  # sensor → why nothing came of it when the bench was started
         self.listener = ListenerProcess(self.file, self.env)
 
     def _limits(self, name: str) -> Limits:
@@ -118,11 +123,11 @@ class Bench(ABC):
     def __enter__(self) -> Bench:
         self.listener.__enter__()
         try:
-            self.listener.hears(set(self.sensors))
+            self.silent = self.listener.silent(set(self.sensors), self.hardware.starts_s)
+            self.listener.rest(self.hardware.settle_s)
         except BaseException:
             self.listener.__exit__(None, None, None)
             raise
-        self.listener.rest(self.hardware.settle_s)
         return self
 
     def __exit__(
@@ -219,26 +224,25 @@ class ListenerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def hears(self, names: set[str], limit_s: float = ANSWER_S) -> None:
-        """Waits until each of the sensors has delivered."""
+    def silent(self, names: set[str], limit_s: float) -> dict[str, str]:
+        """Waits until each of the sensors has delivered since the mark; returns those that did not, and why."""
         end = time.monotonic() + limit_s
         while silent := {name for name, n in self.ask("count")["count"].items() if n == 0 and name in names}:
             if time.monotonic() > end:
                 said = {s["sensor"]: s["error"] for s in self.states if s["error"]}
-                raise RuntimeError(
-                    "; ".join(f"{n}: {said.get(n, 'opened, but nothing comes')}" for n in sorted(silent))
-                )
+                return {name: said.get(name, f"opened, but nothing came in {limit_s:g} s") for name in sorted(silent)}
             self.rest(0.1)
+        return {}
 
-    def becomes(self, name: str, states: tuple[str, ...], since: int, limit_s: float) -> dict[str, Any]:
+    def becomes(self, name: str, state: str, since: int, limit_s: float) -> dict[str, Any]:
         """Waits for a change of a sensor's state after the first `since` changes; TimeoutError."""
 
         def found() -> dict[str, Any] | None:
-            return next((s for s in self.states[since:] if s["sensor"] == name and s["state"] in states), None)
+            return next((s for s in self.states[since:] if s["sensor"] == name and s["state"] == state), None)
 
         with self._changed:
             if not self._changed.wait_for(lambda: found() is not None, limit_s):
-                raise TimeoutError(f"{name} did not become {' or '.join(states)} within {limit_s:g} s")
+                raise TimeoutError(f"{name} did not become {state} within {limit_s:g} s")
             change = found()
         assert change is not None
         return change
