@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
@@ -30,8 +32,13 @@ def topics() -> list[str]:
 
 
 def measure(topic: str) -> list[dict[str, Any]]:
-    """Runs one benchmark and checks the form of its rows."""
-    rows: list[dict[str, Any]] = importlib.import_module(f"tests.bench.bench_{topic}").run()
+    """Runs one benchmark and checks the form of its rows; what it set in torch (threads, determinism) is put back."""
+    threads = torch.get_num_threads()
+    try:
+        rows: list[dict[str, Any]] = importlib.import_module(f"tests.bench.bench_{topic}").run()
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode("default")
     check(topic, rows)
     return rows
 
