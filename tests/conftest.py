@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Here and not beside the tests of hardware: pytest asks for options before it looks into folders."""
     group = parser.getgroup("hardware")
     group.addoption("--board", type=Path, help="tests/hardware: a device's TOML; its sensors replace the virtual ones")
+    group.addoption("--soak", type=float, help="tests/hardware: how long the soak takes, s; on virtual devices 3")
     group.addoption("--report", type=Path, help="tests/hardware: where the HTML report goes")
 
 

@@ -14,7 +14,7 @@ from edge_sdk.core.config import DeviceConfig, load_toml
 from edge_sdk.core.errors import ConfigError
 from tests.helpers.bench_measures import Heard, Measured, knocks, measure
 from tests.helpers.bench_report import Ledger, page
-from tests.helpers.benches import KINDS, Bench, Board, CannotDo, Sensor
+from tests.helpers.benches import KINDS, Bench, Board, CannotDo, HardwareSection, Sensor
 from tests.helpers.virtual_bench import MAKERS, VirtualBench
 
 LEDGER = pytest.StashKey[Ledger]()
@@ -35,8 +35,8 @@ def named(board: Path | None) -> tuple[str, ...]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a bench nothing is cut short: soaks are long, and people take their time."""
-    if config.getoption("--board") is not None:
+    """Soaks are long, and people at a bench take their time: nothing is cut short."""
+    if config.getoption("--board") is not None or config.getoption("--soak") is not None:
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.timeout(0))
@@ -84,6 +84,9 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         made.absent |= {
             kind: f"{board} names none" for kind in named(board) if kind not in {*made.sensors, *made.absent}
         }
+    if (soak_s := request.config.getoption("--soak")) is not None:
+        pieces = HardwareSection().soak_pieces if board is None else made.hardware.soak_pieces
+        made.hardware = made.hardware.model_copy(update={"soak_s": soak_s, "soak_pieces": pieces})
     ledger.title, ledger.sensors, ledger.absent = made.title, made.sensors, made.absent
     with made:
         yield made

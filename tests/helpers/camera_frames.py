@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.helpers.virtual_camera import HEIGHT, WIDTH, number, numbered
 
@@ -102,23 +103,44 @@ class RtspCamera:
 
     Args:
         pattern: of the frames' names.
+        fps: frames per second.
     """
 
-    def __init__(self, pattern: Path) -> None:
-        self._command = [SYSTEM_PYTHON, str(Path(__file__).with_name("rtsp_server.py")), str(pattern.parent)]
+    def __init__(self, pattern: Path, fps: int = 30) -> None:
+        program = Path(__file__).with_name("rtsp_server.py")
+        self._folder = pattern.parent
+        self._command = [SYSTEM_PYTHON, str(program), str(self._folder), str(fps)]
+        self._port = 0
         self.url = ""
 
     def __enter__(self) -> RtspCamera:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        self.on()
+        return self
+
+    def on(self) -> None:
+        """Switches it on; at the same address as before."""
+        self._process = subprocess.Popen([*self._command, str(self._port)], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
-        return self
+        self._port = urlsplit(self.url).port or 0
+
+    def off(self) -> None:
+        """Switches it off, without a farewell."""
+        self._process.kill()
+        self._process.communicate()
+
+    def flash(self, seconds: float, jpeg: bytes) -> None:
+        """Shows a picture for so long."""
+        flash = self._folder / "flash"
+        flash.with_suffix(".new").write_bytes(jpeg)
+        flash.with_suffix(".new").rename(flash)
+        threading.Event().wait(seconds)
+        flash.unlink()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self.off()
 
 
 def no_rtsp() -> str:

@@ -1,9 +1,10 @@
-"""A bench without hardware: six sensors under the libraries that real ones use, which unplug and knock by themselves.
+"""A bench without hardware: seven sensors under the libraries that real ones use, which unplug and knock by themselves.
 
 imu     WitMotion on a pseudo-terminal, a process of its own        pyserial
 board   MPU-6050 on a preloaded I2C bus                             smbus2
 usb     V4L2 camera, preloaded                                      OpenCV
 web     MJPEG over HTTP                                             OpenCV (FFmpeg)
+rtsp    GStreamer's RTSP server, a process of its own               OpenCV (FFmpeg)
 csi     videotestsrc in the place of nvarguscamerasrc               GStreamer
 audio   monitor of a PulseAudio null sink                           PortAudio
 """
@@ -233,6 +234,18 @@ def _web(folder: Path, stack: ExitStack) -> Part | str:
     return Part("camera", options, web.off, web.on, web.knock, {}, {"loss": 0.2})
 
 
+def _rtsp(folder: Path, stack: ExitStack) -> Part | str:
+    if reason := _no_cv2() or camera_frames.no_rtsp():
+        return reason
+    pattern = camera_frames.frames(folder / "rtsp", count=150)
+    camera = stack.enter_context(camera_frames.RtspCamera(pattern, round(FPS)))
+    white = virtual_v4l2.white_jpeg()
+    options = f'source = "{camera.url}", fps = {FPS}, size = 0, silent_s = 1.5, open_s = 5.0'
+    # What reads the stream holds back a frame until the next one begins.
+    loose = {"loss": 0.2, "offset": 250.0}
+    return Part("camera", options, camera.off, camera.on, lambda: camera.flash(FLASH_S, white), {}, loose)
+
+
 def _csi(folder: Path, stack: ExitStack) -> Part | str:
     if reason := _no_cv2() or camera_frames.no_pipeline():
         return reason
@@ -267,7 +280,7 @@ def _no_cv2() -> str:
 
 
 MAKERS: dict[str, Callable[[Path, ExitStack], Part | str]] = {
-    "imu": _imu, "board": _board, "usb": _usb, "web": _web, "csi": _csi, "audio": _audio,
+    "imu": _imu, "board": _board, "usb": _usb, "web": _web, "rtsp": _rtsp, "csi": _csi, "audio": _audio,
 }  # fmt: skip
 
 __all__ = ["MAKERS", "VirtualBench"]

@@ -43,9 +43,14 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **variables, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)}
 
 
-def flash() -> bytes:
-    """Returns what FLASH holds: one white frame."""
+def white_jpeg() -> bytes:
+    """Returns a white frame."""
     import cv2
 
-    jpeg = cv2.imencode(".jpg", white())[1].tobytes()
+    return bytes(cv2.imencode(".jpg", white())[1].tobytes())
+
+
+def flash() -> bytes:
+    """Returns what FLASH holds: one white frame."""
+    jpeg = white_jpeg()
     return struct.pack("<I", len(jpeg)) + jpeg
