@@ -25,8 +25,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_sdk.core.config import BrokerConfig
+from edge_sdk.core.credentials import password, tls_context
 from edge_sdk.core.errors import NotConnected, TransportError
-from edge_sdk.transport.credentials import password, tls_context
 from edge_sdk.transport.dialling import DiallingClient
 from edge_sdk.transport.inbox import Will
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edge_sdk.core.errors import ConfigError, SensorUnavailable
 from edge_sdk.core.records import Chunk
 from edge_sdk.features import byte_tokens
+from sensors.lines import FileLines
 from sensors.text import CUT, MAX_LINE, POLL_S, TextDriver
 from tests.helpers.tokenizer_folder import save_tokenizer
 
@@ -142,8 +143,9 @@ def test_long_lines_are_cut_and_say_so(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_lines(data: bytes) -> None:
     driver = TextDriver("note", {"path": "-", "length": 4096})
+    assert isinstance(driver.lines, FileLines)
     out, into = os.pipe()
-    driver._file, driver._kind = out, 0
+    driver.lines.take(out)
     os.write(into, data)
     os.close(into)
     chunks = everything(driver)
@@ -167,8 +169,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     driver = TextDriver("note", {"path": str(tmp_path / "nothing")})
     with pytest.raises(SensorUnavailable, match=r"no such file or pipe .*mkfifo"):
         driver.open()
-    with pytest.raises(ConfigError, match=r"sensors\.note\.options:path"):
-        TextDriver("note", {})
+    for options in ({}, {"path": "-", "topic": "notes"}):
+        with pytest.raises(ConfigError, match=r"sensors\.note\.options.*either path .* or topic"):
+            TextDriver("note", options)
     with pytest.raises(ConfigError, match="neither 'bytes' nor a folder"):
         TextDriver("note", {"path": "-", "tokenizer": "bert"})
 
