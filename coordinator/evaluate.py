@@ -1,4 +1,4 @@
-"""Held-out accuracy of a model: fused, and of every modality alone."""
+"""Held-out accuracy of a model: fused, of every modality alone, and without each of them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,33 @@ def evaluate(
         dataset: held-out rows; modalities it lacks are masked.
         max_rows: at most so many, spread evenly over the set; 0: all.
     """
+    if 0 < max_rows < len(dataset.y):
+        dataset = dataset.take(np.linspace(0, len(dataset.y) - 1, max_rows).round().astype(np.int64))
+    alone = dict(zip(spec.modality_names, torch.eye(len(spec.modality_names)), strict=True))
+    right = _under(spec, needs, tensors, dataset, {"": torch.ones(len(alone)), **alone})
+    return Evaluation(_share(right[""]), {m: _share(right[m]) for m in alone}, int(right[""][1]))
+
+
+def without(spec: FederationSpec, needs: Needs, tensors: ModelTensors, dataset: Dataset) -> dict[str, float]:
+    """Returns modality → accuracy, [0, 1], with its feature at zero and all others as they are; a job for `Compute`."""
+    rest = 1.0 - torch.eye(len(spec.modality_names))
+    right = _under(spec, needs, tensors, dataset, dict(zip(spec.modality_names, rest, strict=True)))
+    return {m: _share(count) for m, count in right.items()}
+
+
+def _under(
+    spec: FederationSpec, needs: Needs, tensors: ModelTensors, dataset: Dataset, seen: Mapping[str, torch.Tensor]
+) -> dict[str, Array]:  # fmt: skip
+    """Returns name → (correct, rows) with just the modalities of a name seen, (M,) of 0 and 1."""
     model = build(spec, needs)
     params.load(model.named(), tensors)
     model.eval()
-    rows = np.arange(len(dataset.y))
-    if 0 < max_rows < len(rows):
-        rows = rows[np.linspace(0, len(rows) - 1, max_rows).round().astype(np.int64)]
-    right = {name: np.zeros(2, np.int64) for name in ("", *spec.modality_names)}  # correct, rows
+    right = {name: np.zeros(2, np.int64) for name in seen}
     with torch.inference_mode():
-        for start in range(0, len(rows), BATCH):
-            _batch(model, spec.modality_names, dataset.take(rows[start : start + BATCH]), right)
-    by_modality = {m: _share(right[m]) for m in spec.modality_names}
-    return Evaluation(_share(right[""]), by_modality, int(right[""][1]))
+        for start in range(0, len(dataset.y), BATCH):
+            part = dataset.take(np.arange(start, min(start + BATCH, len(dataset.y))))
+            _batch(model, spec.modality_names, part, seen, right)
+    return right
 
 
 def unimodal(
@@ -91,19 +106,22 @@ def _share(count: Array) -> float:
     return float(count[0]) / max(1, int(count[1]))
 
 
-def _batch(model: FusedModel, modalities: tuple[str, ...], part: Dataset, right: dict[str, Array]) -> None:
+def _batch(
+    model: FusedModel, modalities: tuple[str, ...], part: Dataset, seen: Mapping[str, torch.Tensor],
+    right: dict[str, Array],
+) -> None:  # fmt: skip
     present = tuple(m for m in modalities if m in part.x)
     y = torch.from_numpy(np.ascontiguousarray(part.y))
     has = np.stack([part.has[m] if m in present else np.zeros(len(y), bool) for m in modalities], axis=1)
     mask = torch.from_numpy(has.astype(np.float32))  # (B, M)
     x = {m: torch.from_numpy(np.asarray(part.x[m], np.float32)) for m in present}
-    masks = [mask, *(mask * alone for alone in torch.eye(len(modalities)))]
-    for name, seen, logits in zip(("", *modalities), masks, model.under(x, masks), strict=True):
-        _count(right[name], logits, y, seen.amax(dim=1) > 0)
+    masks = [mask * kept for kept in seen.values()]
+    for name, kept, logits in zip(seen, masks, model.under(x, masks), strict=True):
+        _count(right[name], logits, y, kept.amax(dim=1) > 0)
 
 
 def _count(into: Array, logits: torch.Tensor, y: torch.Tensor, rows: torch.Tensor) -> None:
     into += np.array([int(((logits.argmax(dim=1) == y) & rows).sum()), int(rows.sum())])
 
 
-__all__ = ["BATCH", "Evaluation", "evaluate", "unimodal"]
+__all__ = ["BATCH", "Evaluation", "evaluate", "unimodal", "without"]

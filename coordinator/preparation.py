@@ -52,6 +52,35 @@ def _test_rows(dataset: Dataset, seed: int) -> Array:
     return test
 
 
+def validation(train: Dataset, share: float, seed: int) -> Split:
+    """Returns training rows cut in two, to choose a setting without a look at the test rows.
+
+    Args:
+        train: training rows of a data set.
+        share: part that is held out, (0, 1): whole people where the set knows them, else stratified rows.
+        seed: of the draw.
+
+    Raises:
+        DataError: one of the two would be empty.
+    """
+    rng = np.random.default_rng(seed)
+    groups = train.y if train.subject is None else train.subject
+    held = np.zeros(len(train.y), bool)
+    if train.subject is None:
+        for label in np.unique(groups):
+            rows = rng.permutation(np.flatnonzero(groups == label))
+            held[rows[: round(share * len(rows))]] = True
+    else:
+        people = rng.permutation(np.unique(groups))
+        held = np.isin(groups, people[: max(1, round(share * len(people)))])
+    if held.all() or not held.any():
+        raise DataError(
+            f"{train.name}: {len(train.y)} training rows cannot give a validation split of {share:g}; "
+            "give more rows or people, or another share"
+        )
+    return Split(train.take(np.flatnonzero(~held)), train.take(np.flatnonzero(held)))
+
+
 def spec_of(
     train: Dataset, *, name: str, method: str, options: Mapping[str, Any] | None = None,
     modalities: tuple[str, ...] = (), model: ModelSpec | None = None, training: TrainingSpec | None = None,
@@ -107,4 +136,4 @@ def only(dataset: Dataset, modalities: tuple[str, ...]) -> Dataset:
     )
 
 
-__all__ = ["Split", "only", "spec_of", "split"]
+__all__ = ["Split", "only", "spec_of", "split", "validation"]

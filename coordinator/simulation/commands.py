@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from coordinator.preparation import Split, only, spec_of, split
+from coordinator.preparation import Split, only, spec_of, split, validation
 from coordinator.simulation import online
 from coordinator.simulation.ownership import CASES
 from coordinator.simulation.profiles import PROFILES
@@ -75,6 +75,10 @@ def add_world(parser: argparse._ActionsContainer, *, dataset_required: bool = Fa
         "--running-mean", type=float, default=1.0, metavar="W",
         help="test the running mean of the versions, the newest with this weight; 1: every version itself",
     )  # fmt: skip
+    parser.add_argument(
+        "--validation", type=float, default=0.0, metavar="SHARE",
+        help="test on so much of the training rows, held out, in place of the test rows: to choose settings",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="training processes; the result is the same")
 
 
@@ -120,6 +124,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--rate must lie in (0, 1], found {args.rate:g}")
     if not 0 < args.running_mean <= 1:
         raise ConfigError(f"--running-mean must lie in (0, 1], found {args.running_mean:g}")
+    if not 0 <= args.validation < 1:
+        raise ConfigError(f"--validation must lie in [0, 1), found {args.validation:g}")
     _training(args)
     find(args.method).client_rule(options(args.option))
 
@@ -130,6 +136,8 @@ def load(args: argparse.Namespace) -> Split:
     if args.modalities:
         dataset = only(dataset, _known(tuple(args.modalities.split(",")), dataset))
     cut = split(dataset, args.seed)
+    if args.validation:
+        cut = validation(cut.train, args.validation, args.seed)
     return Split(_thin(cut.train), _thin(cut.test)) if args.quick else cut
 
 

@@ -63,6 +63,7 @@ class Report:
     rounds: int | None = None  # of a synchronous method
     workers: int = 1
     unimodal: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # way of asking → modality → accuracy
+    missing: Mapping[str, float] = field(default_factory=dict)  # modality → accuracy of all others together
     curve: Sequence[Point] = ()
     trace: Sequence[Trace] = ()
     applied: Sequence[Applied] = field(default=(), repr=False)

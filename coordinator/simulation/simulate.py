@@ -20,7 +20,7 @@ from coordinator.config import (
     ScheduleConfig,
     StopConfig,
 )  # fmt: skip
-from coordinator.evaluate import Evaluation, evaluate, unimodal
+from coordinator.evaluate import Evaluation, evaluate, unimodal, without
 from coordinator.events import Evaluated, RoundClosed, UpdateApplied, UpdateRejected
 from coordinator.preparation import Split
 from coordinator.service import Coordinator
@@ -229,6 +229,7 @@ class Simulation:
         wall_s: float,
     ) -> Report:
         world, score = self.world, self._evaluate(tested)
+        needs = find(self.spec.method.name).needs
         return Report(
             method=self.spec.method.name,
             dataset=self.data.train.name,
@@ -247,7 +248,8 @@ class Simulation:
             rejected=record.rejected,
             rounds=record.rounds if find(self.spec.method.name).mode == "sync" else None,
             workers=world.workers,
-            unimodal=unimodal(self.spec, find(self.spec.method.name).needs, tested, self.data.train, self.data.test),
+            unimodal=unimodal(self.spec, needs, tested, self.data.train, self.data.test),
+            missing=without(self.spec, needs, tested, self.data.test),
             curve=tuple(record.curve),
             trace=tuple(record.trace),
             applied=tuple(record.applied),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from coordinator.config import EvaluateConfig
-from coordinator.evaluate import Evaluation, evaluate, unimodal
+from coordinator.evaluate import Evaluation, evaluate, unimodal, without
 from coordinator.service.evaluator import Evaluator
 from coordinator.store import Stored
 from coordinator.store.memory import MemoryStore
@@ -46,6 +46,14 @@ def test_a_modality_that_the_data_lack_has_accuracy_zero_and_does_not_disturb() 
     found = evaluate(spec, Needs(), build.initial_tensors(spec), lacking)
     assert found.acc_by_modality["gyro"] == 0.0
     assert found.acc == found.acc_by_modality["acc"]
+
+
+def test_without_a_modality_only_the_others_are_seen() -> None:
+    spec, data = spec_of(), dataset(700)
+    tensors = build.initial_tensors(spec, seed=4)
+    alone = evaluate(spec, Needs(), tensors, data).acc_by_modality
+    assert without(spec, Needs(), tensors, data) == {"acc": alone["gyro"], "gyro": alone["acc"]}
+    assert alone["acc"] != alone["gyro"]
 
 
 def test_at_most_so_many_rows_spread_over_the_set() -> None:

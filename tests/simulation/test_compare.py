@@ -183,6 +183,14 @@ def test_every_form_of_the_table_says_the_same() -> None:
     assert tables.terminal(study(), table).row_count == 2
 
 
+def test_three_modalities_say_what_is_left_without_each() -> None:
+    told = {"missing": {"a": 0.5, "b": 0.6, "c": 0.7}}
+    rows = tables.rows(study(), [(Run("A", seed, {}), result(0.8, {10.0: 0.8}, **told)) for seed in (1, 2)])
+    assert {m: cell.mean for m, cell in rows[0].acc_missing.items()} == told["missing"]
+    assert "| without a, % | without b, % | without c, % |" in tables.markdown(study(), rows)
+    assert tables.as_json(study(), rows)["rows"][0]["acc_without_c"] == {"mean": 0.7, "std": 0.0}
+
+
 def test_the_page_needs_nothing_from_elsewhere() -> None:
     table = tables.rows(study(), pairs())
     drawn = plots.all_of(study(), pairs(), table)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from coordinator.simulation import commands as simulate
-from coordinator.simulation.compare import page, plots, tables
+from coordinator.simulation.compare import page, plots, tables, tuning
 from coordinator.simulation.compare.runner import Result, carry_out
 from coordinator.simulation.compare.study import Form, Run, Study, Variant, read, runs
 from edge_sdk.core.errors import ConfigError
@@ -46,11 +47,17 @@ def run(args: argparse.Namespace) -> int:
     """Compares, prints the table, and writes results.json, table.md, table.csv, plots and report.html."""
     study = _study(args)
     form: Form = "" if args.spec is None else "quick" if args.quick else "full" if args.full else ""
-    todo = runs(study, form=form, common=_common(args, study))
-    for one in todo:
-        _check(one)
+    common = _common(args, study)
     out = args.out or Path("runs") / "compare" / (args.spec.stem if args.spec else "methods")
-    results = _carry_out(study, todo, out / "runs", args.jobs)
+    search = tuning.trials(study, form=form, common=common)
+    for one in (*runs(study, form=form, common=common), *(trial.run for trial in search)):
+        _check(one)
+    if search:
+        results = _carry_out(f"{study.title}: search", [t.run for t in search], out / "runs", args.jobs)
+        found = tuning.best([(trial, results[trial.run.name]) for trial in search])
+        study = tuning.with_best(study, found, form=form, common=common)
+    todo = runs(study, form=form, common=common)
+    results = _carry_out(study.title, todo, out / "runs", args.jobs)
     pairs = [(one, results[one.name]) for one in todo]
     table = tables.rows(study, pairs, args.unimodal)
     _write(
@@ -106,13 +113,13 @@ def _check(one: Run) -> None:
     simulate.check(args)
 
 
-def _carry_out(study: Study, todo: tuple[Run, ...], folder: Path, jobs: int) -> dict[str, Result]:
+def _carry_out(title: str, todo: Sequence[Run], folder: Path, jobs: int) -> dict[str, Result]:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(study.title, total=len(todo))
+        task = bar.add_task(title, total=len(todo))
 
         def told(one: Run, what: str) -> None:
             if what == "begun":

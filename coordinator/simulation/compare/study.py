@@ -15,13 +15,20 @@
     [published.Concat]                        # numbers of the paper, in percent, shown beside ours
     acc = 93.78
 
+    [tune]                                    # the same search for every variant, before the seeds are run
+    seed = 101
+    validation = 0.2                          # of the training rows, held out: the test rows are not looked at
+    grid = { lr = [0.05, 0.1, 0.2] }          # flags and what they are set to, every combination
+
 A run is named by its label, its seed and a digest of its flags: a comparison that was stopped goes on where it was, and
-a changed flag runs anew.
+a changed flag runs anew. A study that tunes shows every variant as it stands and, where the search found other flags,
+a second time with them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -48,6 +55,19 @@ class Variant(Model):
     full: dict[str, Any] = Field(default_factory=dict)
 
 
+class Tune(Model):
+    """A search over flags, with the same budget for every variant."""
+
+    grid: dict[str, tuple[Any, ...]] = Field(min_length=1)  # flag → values
+    validation: float = Field(default=0.2, gt=0, lt=1)  # share of the training rows on which settings are judged
+    seed: int = Field(default=101, ge=0)
+
+    @property
+    def settings(self) -> tuple[Flags, ...]:
+        """Every combination, in the order of the grid."""
+        return tuple(dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
+
+
 class Study(Model):
     """A comparison."""
 
@@ -62,6 +82,7 @@ class Study(Model):
     full: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, dict[str, float]] = Field(default_factory=dict)  # label → {"acc": percent, modality: percent}
     notes: tuple[str, ...] = ()
+    tune: Tune | None = None
     share: float = Field(default=0.95, gt=0, le=1)  # time to this share of the reference's accuracy
 
     @property
@@ -81,8 +102,8 @@ class Run:
     @property
     def name(self) -> str:
         """Its file name without suffix."""
-        text = json.dumps([self.label, self.seed, self.flags], sort_keys=True, default=str)
-        digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+        whole = json.dumps([self.label, self.seed, self.flags], sort_keys=True, default=str)
+        digest = hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()
         return f"{re.sub(r'[^A-Za-z0-9]+', '_', self.label).strip('_')}-{self.seed}-{digest}"
 
     @property
@@ -92,15 +113,16 @@ class Run:
         for key, value in self.flags.items():
             flag = "--" + key.replace("_", "-")
             if isinstance(value, Mapping):
-                words += [word for name, v in value.items() for word in (flag, f"{name}={_text(v)}")]
+                words += [word for name, v in value.items() for word in (flag, f"{name}={text(v)}")]
             elif value is True:
                 words.append(flag)
             elif value is not False:
-                words += [flag, _text(value)]
+                words += [flag, text(value)]
         return [*words, "--seed", str(self.seed)]
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Returns a flag's value as the command line has it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -119,6 +141,9 @@ def read(path: Path) -> Study:
         unknown = [label for label in named if label not in labels]
         if unknown:
             raise ConfigError(f"{path}: {what} {unknown[0]!r} is no variant; there are {', '.join(labels)}")
+    empty = next((flag for flag, values in (study.tune.grid if study.tune else {}).items() if not values), None)
+    if empty is not None:
+        raise ConfigError(f"{path}: [tune] grid: {empty} has no value to try")
     return study
 
 
@@ -130,19 +155,40 @@ def runs(study: Study, *, form: Form = "", common: Flags | None = None) -> tuple
         form: "quick", the small form; "full", the paper's own protocol; "": as the study stands.
         common: flags of the command line; they win over the file's.
     """
-    found = []
+    return tuple(
+        Run(variant.label, seed, flags_of(study, variant, form, common))
+        for seed in (study.quick_seeds if form == "quick" else study.seeds)
+        for variant in chosen(study, form)
+    )
+
+
+def chosen(study: Study, form: Form) -> list[Variant]:
+    """Returns the variants that a form runs."""
     small = form == "quick" and study.quick_only
-    chosen = [v for v in study.variants if not small or v.label in study.quick_only]
-    for seed in study.quick_seeds if form == "quick" else study.seeds:
-        for variant in chosen:
-            flags = {**study.simulate, **variant.simulate}
-            changes: dict[str, tuple[Flags, ...]] = {
-                "quick": (study.quick, variant.quick), "full": (study.full, variant.full),
-            }  # fmt: skip
-            for change in changes.get(form, ()):
-                flags |= change
-            found.append(Run(variant.label, seed, {**flags, **(common or {})}))
-    return tuple(found)
+    return [v for v in study.variants if not small or v.label in study.quick_only]
 
 
-__all__ = ["Flags", "Form", "Run", "Study", "Variant", "read", "runs"]
+def flags_of(study: Study, variant: Variant, form: Form, common: Flags | None) -> dict[str, Any]:
+    """Returns the flags of a variant's runs: the study's, its own, the form's, the command line's; the last win."""
+    flags = {**study.simulate, **variant.simulate}
+    changes: dict[str, tuple[Flags, ...]] = {
+        "quick": (study.quick, variant.quick), "full": (study.full, variant.full),
+    }  # fmt: skip
+    for change in changes.get(form, ()):
+        flags |= change
+    return {**flags, **(common or {})}
+
+
+__all__ = [
+    "Flags",
+    "Form",
+    "Run",
+    "Study",
+    "Tune",
+    "Variant",
+    "chosen",
+    "flags_of",
+    "read",
+    "runs",
+    "text",
+]

@@ -48,6 +48,7 @@ class Row:
     acc: Cell  # of the final model
     acc_median: Cell  # over the last evaluated versions
     acc_by_modality: Mapping[str, Cell]
+    acc_missing: Mapping[str, Cell]  # modality → all others together; empty with two modalities: the other one alone
     time: Cell  # to the target accuracy, as a share of the reference's; NaN: not every seed got there
     reached: int  # seeds that got there
     bytes_up: Cell
@@ -88,7 +89,7 @@ def rows(study: Study, pairs: Pairs, unimodal: str = "zero_feature") -> list[Row
             Row(
                 variant.label, results[0]["method"], tuple(seed for seed, _ in mine),
                 acc=_cell(results, "acc"), acc_median=_cell(results, "acc_median"),
-                acc_by_modality=_by_modality(results, unimodal),
+                acc_by_modality=_by_modality(results, unimodal), acc_missing=_missing(results),
                 time=Cell.of(reached) if len(reached) == len(mine) else Cell.of([]), reached=len(reached),
                 bytes_up=_cell(results, "bytes_up"), bytes_down=_cell(results, "bytes_down"),
                 staleness=_cell(results, "mean_staleness"), virtual_s=_cell(results, "virtual_seconds"),
@@ -107,6 +108,11 @@ def _by_modality(results: Sequence[Result], way: str) -> dict[str, Cell]:
     return {m: Cell.of([result["unimodal"][way][m] for result in results]) for m in results[0]["unimodal"][way]}
 
 
+def _missing(results: Sequence[Result]) -> dict[str, Cell]:
+    asked = [result.get("missing", {}) for result in results]  # results of older versions do not say
+    return {m: Cell.of([one.get(m, float("nan")) for one in asked]) for m in asked[0]} if len(asked[0]) > 2 else {}
+
+
 def _cell(results: Sequence[Result], key: str) -> Cell:
     return Cell.of([float(result[key]) for result in results])
 
@@ -116,7 +122,8 @@ def header(study: Study, table: Sequence[Row]) -> list[str]:
     modalities = list(table[0].acc_by_modality) if table else []
     published = ["published Acc"] if study.published else []
     return [
-        "method", "Acc, %", "median of the last, %", *(f"Acc-{m}, %" for m in modalities), *published,
+        "method", "Acc, %", "median of the last, %", *(f"Acc-{m}, %" for m in modalities),
+        *(f"without {m}, %" for m in (table[0].acc_missing if table else ())), *published,
         f"time to {100 * study.share:g} % of {study.base}", "MB up", "MB down", "staleness",
     ]  # fmt: skip
 
@@ -127,7 +134,7 @@ def cells(study: Study, row: Row) -> list[str]:
     time = row.time.text() if row.reached == len(row.seeds) else f"{row.reached} of {len(row.seeds)} got there"
     return [
         row.label, row.acc.text(100), row.acc_median.text(100),
-        *(cell.text(100) for cell in row.acc_by_modality.values()), *published, time,
+        *(cell.text(100) for cell in (*row.acc_by_modality.values(), *row.acc_missing.values())), *published, time,
         row.bytes_up.text(1e-6, 1), row.bytes_down.text(1e-6, 1), row.staleness.text(),
     ]  # fmt: skip
 
@@ -163,6 +170,7 @@ def comma_separated(study: Study, table: Sequence[Row]) -> str:
 def _columns(row: Row) -> dict[str, Cell]:
     return {
         "acc": row.acc, "acc_median": row.acc_median, **{f"acc_{m}": c for m, c in row.acc_by_modality.items()},
+        **{f"acc_without_{m}": c for m, c in row.acc_missing.items()},
         "time": row.time, "bytes_up": row.bytes_up, "bytes_down": row.bytes_down, "staleness": row.staleness,
         "virtual_seconds": row.virtual_s, "wall_seconds": row.wall_s,
     }  # fmt: skip
