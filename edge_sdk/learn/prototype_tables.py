@@ -105,6 +105,21 @@ def terms(
             yield weight, F.cross_entropy(z, y)
 
 
+def entropy_terms(logits: Mapping[str, Rows], weight: float) -> Iterator[tuple[float, torch.Tensor]]:
+    """Yields (−weight, mean entropy of softmax(−distance)) of the modality with the largest score: PMR's PER.
+
+    Minimised, it spreads the dominant modality's distribution over the classes, which slows it. Nothing is yielded for
+    a weight of 0, for fewer than two modalities, or where no modality is ahead of the others.
+    """
+    values = np.array([scores.true_class_score(z, y) for z, y in logits.values()]) if weight else np.zeros(0)
+    ratio = scores.ratios(values)
+    if len(values) > 1 and ratio.max() > 1.0 + 1e-12:  # equal scores may differ from 1 by rounding
+        z = list(logits.values())[int(ratio.argmax())][0]
+        known = z[:, torch.isfinite(z[0])]  # (n, C) -> (n, classes with a prototype): 0 · log 0 has no gradient
+        log_p = F.log_softmax(known, dim=1)
+        yield -weight, -(log_p.exp() * log_p).sum(1).mean()
+
+
 def sent(state: State, modalities: Iterable[str]) -> dict[str, Array]:
     """Returns the extras that carry a server's tables, for modalities that have one."""
     known = [m for m in modalities if f"counts/{m}" in state]
@@ -144,6 +159,7 @@ __all__ = [
     "Table",
     "batch_logits",
     "class_logits",
+    "entropy_terms",
     "features",
     "measured",
     "merged",

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import scores
+from edge_sdk.learn import local_rounds, scores
 from edge_sdk.learn.records import Batch, ClientContext, Out
 from edge_sdk.methods import fedasync
 from edge_sdk.methods.base import ClientRule, Method
@@ -59,8 +59,7 @@ class Client(ClientRule[Config]):
     """Fused training in which the modalities that do best learn more slowly."""
 
     def begin(self, ctx: ClientContext) -> None:
-        done = int(ctx.memory.get(ROUNDS, np.zeros(1, np.int64))[0])
-        ctx.scratch["active"] = not self.config.rounds or done < self.config.rounds
+        ctx.scratch["active"] = local_rounds.within(ctx.memory, ROUNDS, self.config.rounds)
 
     def after_backward(self, ctx: ClientContext, batch: Batch, out: Out) -> None:
         if not ctx.scratch["active"] or len(out.features) < 2:
@@ -80,8 +79,7 @@ class Client(ClientRule[Config]):
         return dict(zip(rows, coefficients(values, self.config.alpha).tolist(), strict=True))
 
     def end(self, ctx: ClientContext) -> None:
-        if self.config.rounds:
-            ctx.memory[ROUNDS] = ctx.memory.get(ROUNDS, np.zeros(1, np.int64)) + 1
+        local_rounds.count(ctx.memory, ROUNDS, self.config.rounds)
 
 
 METHOD = Method("ogm_ge", Config, Client, fedasync.Server, "arXiv:2203.15332", server_config=fedasync.Config)

@@ -5,19 +5,21 @@ arXiv:2211.07089; its asynchronous form is a baseline of MBA, whose paper says "
 
     client   s_m = mean_i softmax(−‖h_{i,m} − c_m‖)_{y_i},   r_m = mean of the other scores / s_m
              coef_m = clip(r_m − 1, 0, 1)                    no gradient; only the slower modalities are stimulated
-             L = CE + strength · Σ_m coef_m · CE(−‖h_m − c_m‖, y)
+             L = CE + strength · Σ_m coef_m · CE(−‖h_m − c_m‖, y) − entropy_weight · H_d
+             H_d = mean_i entropy of softmax(−‖h_{i,d} − c_d‖),  d = the modality of the largest score   (PER)
              reports c_{n,m} (means of h_m by class, after training, evaluation mode) and their counts
     server   θ ← (1 − r) θ + r θ_n,   r = alpha (τ + 1)^−a
              c_{j,m} ← c_{n,j,m} if nobody had class j, else (1 − κ) c_{j,m} + κ c_{n,j,m},
              κ = (1 − momentum)(τ + 1)^−a
 
 Differs from the source: any number of modalities; prototypes come from the whole local set and from all clients; κ
-falls with staleness as the rate of the weights does; PER, the entropy term, is left out (it is absent from the public
-code too); the public code has the constant `strength` in the place of the clipped coefficient (`coefficient =
-"constant"`: for the modalities whose coefficient is not 0). Classes without a prototype are masked out of the softmax,
-and rows of such a class have no term. `rounds` counts a device's own local rounds with the term (0: all), where the
-source stimulates in the first two thirds. Until the server has prototypes, CE alone. Scores are means over the rows
-that have the modality.
+falls with staleness as the rate of the weights does; the public code has the constant `strength` in the place of the
+clipped coefficient (`coefficient = "constant"`: for the modalities whose coefficient is not 0). Classes without a
+prototype are masked out of the softmax, and rows of such a class have no term. `rounds` counts a device's own local
+rounds with the stimulation (0: all), where the source stimulates in the first two thirds. PER, which slows the dominant
+modality in the first epochs, is off (it is absent from the public code too); its first epochs are the device's first
+`entropy_rounds` local rounds. Until the server has prototypes, CE alone. Scores are means over the rows that have the
+modality.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from pydantic import Field
 
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import prototype_tables, prototypes, staleness
+from edge_sdk.learn import local_rounds, prototype_tables, prototypes, staleness
 from edge_sdk.learn.records import Batch, ClientContext, Out, Rates, State, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, PayloadField, PayloadSchema
 
@@ -46,7 +48,9 @@ class Config(Model):
     momentum: float = Field(default=0.2, ge=0, le=1)  # what an old prototype keeps; ε of the source
     strength: float = Field(default=1.0, ge=0)  # α of the source, 1 to 3
     coefficient: Literal["ratio", "constant"] = "ratio"
-    rounds: int = Field(default=0, ge=0)  # local rounds with prototype terms; 0: all
+    rounds: int = Field(default=0, ge=0)  # local rounds with the stimulation; 0: all
+    entropy_weight: float = Field(default=0.0, ge=0)  # μ of PER; 0: off
+    entropy_rounds: int = Field(default=1, ge=0)  # local rounds with PER; 0: all
 
 
 def kappa(tau: float, momentum: float, a: float) -> float:
@@ -58,19 +62,24 @@ class Client(ClientRule[Config]):
     """Fused training in which slow modalities are drawn towards the prototypes of their classes."""
 
     def begin(self, ctx: ClientContext) -> None:
-        done = int(ctx.memory.get(ROUNDS, np.zeros(1, np.int64))[0])
-        active = not self.config.rounds or done < self.config.rounds
-        ctx.scratch["tables"] = prototype_tables.received(ctx.job.extras, ctx.phase.modalities) if active else {}
+        c = self.config
+        pulls, slows = (local_rounds.within(ctx.memory, ROUNDS, n) for n in (c.rounds, c.entropy_rounds))
+        ctx.scratch["strength"] = c.strength if pulls else 0.0
+        ctx.scratch["entropy"] = c.entropy_weight if slows else 0.0
+        ctx.scratch["tables"] = (
+            prototype_tables.received(ctx.job.extras, ctx.phase.modalities) if pulls or ctx.scratch["entropy"] else {}
+        )
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
         yield from super().loss_terms(ctx, batch, out)
         logits = prototype_tables.batch_logits(ctx.scratch["tables"], out.features, batch, ctx.spec.modality_names)
         coefficients = prototype_tables.stimulation(logits, constant=self.config.coefficient == "constant")
-        yield from prototype_tables.terms(logits, coefficients, strength=self.config.strength)
+        yield from prototype_tables.terms(logits, coefficients, strength=ctx.scratch["strength"])
+        yield from prototype_tables.entropy_terms(logits, ctx.scratch["entropy"])
 
     def end(self, ctx: ClientContext) -> None:
-        if self.config.rounds:
-            ctx.memory[ROUNDS] = ctx.memory.get(ROUNDS, np.zeros(1, np.int64)) + 1
+        c = self.config
+        local_rounds.count(ctx.memory, ROUNDS, c.rounds, c.entropy_rounds if c.entropy_weight else 0)
 
     def payload(self, ctx: ClientContext) -> dict[str, Array]:
         return prototype_tables.measured(prototype_tables.features(ctx), ctx.num_classes)

@@ -94,7 +94,7 @@ def test_a_client_reports_the_means_of_its_trained_features() -> None:
     assert set(result.payload) == {f"{k}.{m}" for k in ("prototypes", "counts") for m in learning.NAMES}
 
 
-def terms(extras: dict, y: list[int], **config: str) -> list[tuple[float, float]]:
+def terms(extras: dict, y: list[int], **config: str | float) -> list[tuple[float, float]]:
     """Returns weights and values of the loss terms of a batch whose features are known."""
     from edge_sdk.learn.records import ClientContext
 
@@ -132,6 +132,64 @@ def test_the_loss_terms_of_a_batch_by_hand() -> None:
     assert found[1] == (pytest.approx(2.0 * min(p / (1 / 3) - 1, 1)), pytest.approx(np.log(3)))  # gyro is slower
     assert len(found) == 2
     assert terms(extras_of(), [0, 0], coefficient="constant")[1] == (2.0, pytest.approx(np.log(3)))
+
+
+def test_the_entropy_term_of_the_dominant_modality_by_hand() -> None:
+    p = softmax(-1, -2, -3)
+    found = terms(extras_of(), [0, 0], entropy_weight=0.5)
+    assert len(found) == 3
+    assert found[2] == (-0.5, pytest.approx(float(-(p * np.log(p)).sum()), rel=1e-6))  # 0.8324 nats, of acc
+    q = softmax(-1, -3)  # without the second class
+    masked = terms(extras_of((1, 0, 1)), [0, 1], entropy_weight=0.5)
+    assert masked[2] == (-0.5, pytest.approx(float(-(q * np.log(q)).sum()), rel=1e-6))
+    far = terms(extras_of(), [2, 2], entropy_weight=0.5)  # in class 2 gyro is ahead: uniform over three classes
+    assert far[-1] == (-0.5, pytest.approx(np.log(3), rel=1e-6))
+    equal = {**extras_of(), "prototypes.acc": extras_of()["prototypes.gyro"]}
+    assert len(terms(equal, [0, 0], entropy_weight=0.5)) == 1
+    assert len(terms(extras_of(), [0, 0], entropy_weight=0.0)) == 2
+
+
+@pytest.mark.parametrize("method", ["pmr", "fed_pmr"])
+def test_the_entropy_term_is_of_the_first_rounds_alone(method: str) -> None:
+    data = learning.round_data(40, 3)
+    plain = guards.play(method, data, config={"strength": 0.0})
+    told = {"extras": plain.payload, "config": {"strength": 0.0, "entropy_weight": 1.0}}
+    first = guards.play(method, data, **told)
+    assert guards.finite(first)
+    assert not learning.equal(first.tensors, plain.tensors)
+    assert learning.equal(guards.play(method, data, **told, memory=first.memory).tensors, plain.tensors)
+    longer = {**told, "config": {**told["config"], "entropy_rounds": 0}}
+    assert learning.equal(guards.play(method, data, **longer, memory=first.memory).tensors, first.tensors)
+
+
+def test_the_stimulation_ends_apart_from_the_entropy_term() -> None:
+    data = learning.round_data(40, 3)
+    extras = guards.play("pmr", data).payload
+    both = {"rounds": 1, "entropy_weight": 1.0, "entropy_rounds": 2}
+    first = guards.play("pmr", data, extras=extras, config=both)
+    second = guards.play("pmr", data, extras=extras, config=both, memory=first.memory)
+    alone = guards.play("pmr", data, extras=extras, config={"strength": 0.0, "entropy_weight": 1.0})
+    assert learning.equal(second.tensors, alone.tensors)
+    third = guards.play("pmr", data, extras=extras, config=both, memory=second.memory)
+    assert learning.equal(third.tensors, guards.play("pmr", data).tensors)
+
+
+def test_the_entropy_term_slows_the_dominant_modality() -> None:
+    data = learning.round_data(40, 3)
+    data.x["mic"][:] = np.random.default_rng(3).normal(size=data.x["mic"].shape)  # says nothing of the class
+    extras, spec = guards.play("pmr", data).payload, learning.spec(3, method="pmr")
+
+    def entropy(weight: float) -> float:
+        config = {"strength": 0.0, "entropy_weight": weight}
+        model = build.build(spec)
+        params.load(model.named(), guards.play("pmr", data, extras=extras, config=config, epochs=5).tensors)
+        with torch.no_grad():
+            h = model.eval().encode({"acc": torch.from_numpy(data.x["acc"])})["acc"]
+        c = torch.tensor(extras["prototypes.acc"])
+        p = torch.softmax(-torch.cdist(h, c), dim=1)
+        return float(-(p * p.log()).sum(1).mean())
+
+    assert entropy(3.0) > entropy(0.0)
 
 
 def test_classes_without_a_prototype_are_masked() -> None:
