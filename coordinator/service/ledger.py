@@ -106,11 +106,12 @@ class Ledger:
         return About(self.spec.name, self.spec.canonical(), self.spec.shape_digest, KERNEL, capability)
 
     def _create(self, about: About, init: ModelTensors | None, seed: int) -> None:
-        tensors = init if init is not None else initial_tensors(self.spec, self.method.needs, seed)
-        params.check(self.layout, tensors)
-        if sorted(tensors) != sorted(self.layout):
-            raise ConfigError(f"the first version has modules {sorted(tensors)}, the model {sorted(self.layout)}")
-        self._theta = params.copy(tensors)
+        if init is None:
+            init = self._rule.initial(initial_tensors(self.spec, self.method.needs, seed))
+        params.check(self.layout, init)
+        if sorted(init) != sorted(self.layout):
+            raise ConfigError(f"the first version has modules {sorted(init)}, the model {sorted(self.layout)}")
+        self._theta = params.copy(init)
         self._state = _state(self._rule.init())
         self._store.create(about, self._snapshot())
 

@@ -111,6 +111,10 @@ class AsyncServerRule(Generic[C]):
         """Returns the state before the first update."""
         return {}
 
+    def initial(self, tensors: ModelTensors) -> ModelTensors:
+        """Returns version 0 from a freshly built model; a rule changes what its options say the model begins with."""
+        return tensors
+
     def extras(self, state: State, device: str) -> dict[str, Array]:
         """Returns what goes down with a task for this device."""
         return {}
@@ -151,6 +155,10 @@ class SyncServerRule(Generic[C]):
     def init(self) -> State:
         """Returns the state before the first round."""
         return {}
+
+    def initial(self, tensors: ModelTensors) -> ModelTensors:
+        """Returns version 0 from a freshly built model; a rule changes what its options say the model begins with."""
+        return tensors
 
     def query(
         self, state: State, fleet: tuple[Candidate, ...], size: int, rng: np.random.Generator

@@ -11,11 +11,14 @@ AAAI 2023, arXiv:2212.02758, Algorithm 1; a baseline of BMSFed.
 
 Differs from the source: several modalities (features of one that is not there are zeros, as in fused training; an
 encoder is averaged over those who trained it); a class that nobody has keeps its vector (the code divides by nearly
-0). The scale begins at 20; `learn_scale = false` keeps it there. The class vectors are part of the fusion module, so
-the published model carries them and evaluation needs no other.
+0). The scale is learnt from 20 on, or fixed at 30 (`learn_scale = false`); `scale` says another beginning, such as the
+source's 1. The class vectors are part of the fusion module, so the published model carries them and evaluation needs no
+other.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,6 +42,12 @@ class Config(Model):
     rho: float = Field(default=0.9, ge=0, le=1)  # what a class vector keeps of itself
     clip: float = Field(default=10.0, gt=0)  # largest norm of a step's gradient
     learn_scale: bool = True
+    scale: float = Field(default=0.0, ge=0)  # s at first, 1 or 20; 0: 20, or 30 where it is fixed
+
+    @property
+    def first_scale(self) -> float:
+        """The scale of version 0."""
+        return self.scale or (20.0 if self.learn_scale else 30.0)
 
 
 def unit(rows: Floats) -> Floats:
@@ -84,12 +93,17 @@ class Client(ClientRule[Config]):
 class Server(SyncServerRule[Config]):
     """Plain means, and class vectors that follow the clients' classes."""
 
+    def initial(self, tensors: ModelTensors) -> ModelTensors:
+        fusion = tensors["fusion"]
+        scaled = np.append(np.float32(self.config.first_scale), fusion.params[1:])  # "scale" (1,) lies before "weight"
+        return {**tensors, "fusion": replace(fusion, params=scaled)}
+
     def weights(self, state: State, cohort: Cohort) -> tuple[Weights, State]:
         return aggregation.modality_wise(cohort, lambda member: 1.0), {}
 
     def replaced(self, state: State, cohort: Cohort) -> ModelTensors:
         """The class vectors are made of what clients report, not of their tensors."""
-        scales = [m.tensors["fusion"].params[:1] for m in cohort.members]  # "scale" (1,) lies before "weight" (C, M·D)
+        scales = [m.tensors["fusion"].params[:1] for m in cohort.members]  # of "scale"
         w = cohort.start["fusion"].params[1:].astype(np.float64).reshape(len(self.spec.classes), -1)
         sums = np.sum([np.asarray(m.payload["sums"], np.float64) for m in cohort.members], axis=0)
         counts = np.sum([np.asarray(m.payload["counts"], np.float64) for m in cohort.members], axis=0)

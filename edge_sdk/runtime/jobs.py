@@ -24,7 +24,8 @@ def run_phase(job: PhaseJob) -> PhaseResult:
 
 def initial(spec: FederationSpec, seed: int) -> ModelTensors:
     """Returns the tensors that a device which trains by itself begins with."""
-    return build.initial_tensors(spec, find(spec.method.name).needs, seed)
+    method = find(spec.method.name)
+    return method.server_rule(spec.method.config, spec).initial(build.initial_tensors(spec, method.needs, seed))
 
 
 def export_graph(spec: FederationSpec, path: Path) -> None:

@@ -141,7 +141,7 @@ class Federation:
 
     def __post_init__(self) -> None:
         if not self.theta:
-            self.theta = params.copy(build.initial_tensors(self.spec, self.method.needs))
+            self.theta = params.copy(self.rule.initial(build.initial_tensors(self.spec, self.method.needs)))
         self.state = self.state or dict(self.rule.init())
 
     @property

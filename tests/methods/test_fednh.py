@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from coordinator.service.ledger import Ledger
+from coordinator.store import MemoryStore
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.records import Segments
 from edge_sdk.learn import params
@@ -11,6 +13,7 @@ from edge_sdk.learn.records import Cohort, Member
 from edge_sdk.methods import fednh
 from edge_sdk.methods.base import find
 from edge_sdk.models import build
+from edge_sdk.runtime import jobs
 from tests.helpers import guards, learning
 
 ROOT = 2**-0.5
@@ -78,8 +81,32 @@ def test_class_vectors_are_orthonormal_at_first_and_sgd_leaves_them_alone() -> N
     assert np.array_equal(learnt["fusion"].params[1:], start["fusion"].params[1:])
     assert learnt["fusion"].params[0] != 20.0
     assert not np.array_equal(learnt["encoder.acc"].params, start["encoder.acc"].params)
-    spec = learning.spec(2, method="fednh", config={"learn_scale": False})
-    assert learning.train_round(spec, ("acc", "gyro"), start=start)[0].tensors["fusion"].params[0] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("config", "first", "learns"),
+    [({}, 20.0, True), ({"scale": 1.0}, 1.0, True), ({"learn_scale": False}, 30.0, False),
+     ({"learn_scale": False, "scale": 7.5}, 7.5, False)],
+)  # fmt: skip
+def test_the_scale_begins_as_the_options_say(config: dict, first: float, learns: bool) -> None:
+    fed = learning.federation("fednh", config=config)
+    built = build.initial_tensors(fed.spec, fed.method.needs)
+    assert fed.theta["fusion"].params[0] == first
+    assert np.array_equal(fed.theta["fusion"].params[1:], built["fusion"].params[1:])
+    assert np.array_equal(fed.theta["encoder.acc"].params, built["encoder.acc"].params)
+    alone = jobs.initial(fed.spec, 0)  # a device that trains by itself begins with the same
+    assert learning.equal(alone, fed.theta)
+    learning.sync_round(fed)
+    assert (fed.theta["fusion"].params[0] != first) == learns
+
+
+def test_a_new_store_begins_with_the_scale_and_a_given_model_keeps_its_own() -> None:
+    spec = learning.spec(2, method="fednh", config={"scale": 1.0})
+    given = build.initial_tensors(spec, find("fednh").needs)
+    for init, first in ((None, 1.0), (given, 20.0)):
+        ledger = Ledger(spec, MemoryStore())
+        ledger.open(init, 0)
+        assert ledger.tensors["fusion"].params[0] == first
 
 
 def test_what_a_client_reports_by_independent_numpy() -> None:
