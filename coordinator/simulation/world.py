@@ -132,7 +132,9 @@ class ModelledCost:
         self._sample_ns = profile.sample_s * factor * NS
 
     def __call__(self, job: PhaseJob) -> int:
-        return round(self._sample_ns * len(job.data.y) * job.phase.epochs * len(job.phase.modalities))
+        rows, phase = len(job.data.y), job.phase
+        passed = phase.steps * min(job.plan.batch_size, rows) if phase.steps else phase.epochs * rows
+        return round(self._sample_ns * passed * len(phase.modalities))
 
 
 __all__ = ["Incomplete", "ModelledCost", "Scripted", "ScriptedRound", "ScriptedSource", "script"]

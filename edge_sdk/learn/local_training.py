@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import count, islice, takewhile
 from typing import Protocol
 
 import torch
@@ -68,19 +69,21 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
         rule.begin(ctx)
         _set_modes(ctx)
         optimiser = Sgd(_trainable(ctx), job.plan.lr, momentum=training.momentum, weight_decay=training.weight_decay)
-        loss = 0.0
-        for ctx.epoch in range(phase.epochs):
-            loss = 0.0
-            for rows in batches(ctx.samples.rows, job.plan.batch_size, order):
+        loss, epochs = 0.0, _epochs(ctx)
+        for ctx.epoch in epochs:
+            loss, seen = 0.0, 0
+            left = phase.steps - ctx.num_steps if phase.steps else None
+            for rows in islice(batches(ctx.samples.rows, job.plan.batch_size, order), left):
                 batch = ctx.samples.batch(rows)
                 optimiser.zero_grad()
                 out = _forward(rule, ctx, batch)
                 objective = _total(rule.loss_terms(ctx, batch, out))
-                loss += _finite(objective, ctx) * len(rows) / len(ctx.samples.rows)
+                loss, seen = loss + _finite(objective, ctx) * len(rows), seen + len(rows)
                 objective.backward()  # type: ignore[no-untyped-call]
                 rule.after_backward(ctx, batch, out)
                 optimiser.step()
                 ctx.num_steps += 1
+            loss /= seen
             rule.end_epoch(ctx)
         rule.end(ctx)
         say = rule.answer if phase.asks else rule.payload
@@ -94,6 +97,14 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
         num_steps=ctx.num_steps,
         loss=loss,
     )
+
+
+def _epochs(ctx: ClientContext) -> Iterator[int]:
+    """Yields the numbers of the epochs of a phase: as many as it says, or as its steps take."""
+    if not ctx.phase.steps:
+        yield from range(ctx.phase.epochs)
+    else:
+        yield from takewhile(lambda _: ctx.num_steps < ctx.phase.steps, count())
 
 
 def batches(rows: torch.Tensor, size: int, order: torch.Generator) -> Iterator[torch.Tensor]:

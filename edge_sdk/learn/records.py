@@ -88,6 +88,7 @@ class Phase:
     keep: tuple[str, ...] = ()  # modules taken from earlier phases' results instead of the start version
     asks: bool = False  # it answers a query: `ClientRule.answer` speaks, and no tensor is sent
     send: tuple[str, ...] | None = None  # final: trained modules that the update carries; None: all of `train`
+    steps: int = 0  # optimiser steps, in the place of `epochs`: the last pass over the rows may be cut short; 0: epochs
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ Differs from the source: the fused head is one more modality of z, else nothing 
 gives its loss the fixed weight 1). Negative ΔG count as 0, ΔO² has a floor, and where nothing is left weights are
 equal (clients: by samples, if `fallback` says so); a client that could not measure votes for nothing. A client votes
 for what it has, a module is averaged with p over those who trained it, and the weights of heads that are not there are
-left to the others. Local training is counted in epochs; windows are held out by number, a fifth of them.
+left to the others. Local training is counted in epochs unless `local_steps` is set; windows are held out by number, a
+fifth of them.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Config(Model):
     blend_fused: bool = True
     blend_modalities: bool = True  # False: C-GB
     blend_clients: bool = True  # False: M-GB
+    local_steps: int = Field(default=0, ge=0)  # E: steps of local training, 300 in the source; 0: the plan's epochs
     fallback: str = Field(default="uniform", pattern="^(uniform|samples)$")  # p where no client improved
 
 
@@ -101,8 +103,8 @@ class Client(ClientRule[Config]):
     """Training of all heads at once, weighted as the server says; what it made of them is reported."""
 
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
-        phases = super().schedule(view)
-        return tuple(replace(p, train=(*p.train, *(f"head.{m}" for m in p.modalities))) for p in phases)
+        phases, steps = super().schedule(view), self.config.local_steps
+        return tuple(replace(p, train=(*p.train, *(f"head.{m}" for m in p.modalities)), steps=steps) for p in phases)
 
     def begin(self, ctx: ClientContext) -> None:
         c, scratch, names = self.config, ctx.scratch, ctx.spec.modality_names

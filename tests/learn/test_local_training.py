@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,35 @@ def test_every_row_once_per_epoch_in_another_order() -> None:
     first, second = rows[0] + rows[1], rows[2] + rows[3]
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes", "epochs"), [(1, [16], 1), (2, [16, 4], 1), (5, [16, 4, 16, 4, 16], 3), (6, [16, 4] * 3, 3)]
+)
+def test_steps_are_counted_instead_of_epochs(steps: int, sizes: list[int], epochs: int) -> None:
+    rule = Recorder()
+    result = run(job(replace(FUSED, steps=steps), learning.round_data(20)), rule)
+    assert result.num_steps == steps  # what FedNova counts
+    assert [len(b.rows) for b in rule.batches] == sizes
+    assert [c for c in rule.calls if c.startswith("end_epoch")] == [f"end_epoch {i}" for i in range(epochs)]
+    assert rule.calls[-2:] == ["end", "payload"]
+
+
+def test_as_many_steps_as_epochs_have_are_the_same_bits() -> None:
+    by_epochs = run(job(data=learning.round_data(20)))
+    by_steps = run(job(replace(FUSED, steps=4), learning.round_data(20)))
+    assert learning.equal(by_epochs.tensors, by_steps.tensors)
+    assert by_epochs.loss == by_steps.loss
+
+
+def test_the_loss_of_a_pass_cut_short_is_the_mean_of_its_rows() -> None:
+    result = run(job(replace(FUSED, steps=1), learning.round_data(20)), rule := Recorder())
+    model = build.build(learning.spec(method="fedasync"))
+    params.load(model.named(), job().start)
+    (batch,) = rule.batches
+    with torch.no_grad():
+        logits = model.fuse(model.train().encode(batch.x, ("acc", "gyro")), batch.mask)
+    assert result.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, batch.y)), rel=1e-6)
 
 
 def test_loss_falls() -> None:

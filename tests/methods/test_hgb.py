@@ -132,6 +132,15 @@ def test_ablations() -> None:
         find("m_gb").client_rule({"nothing": 1})
 
 
+def test_local_training_is_counted_in_steps() -> None:
+    data = learning.round_data(50, 3)  # 40 rows to train on, three batches of 16
+    assert guards.play("hgb", data, config={"local_steps": 7}).num_steps == 7
+    assert guards.play("hgb", data).num_steps == 2 * 3
+    fed = learning.federation("hgb", config={"local_steps": 5})
+    steps = {m.num_steps for m in learning.sync_round(fed).members}  # whatever a client's number of rows
+    assert steps == {5}
+
+
 def losses_of(tensors: dict, rows: np.ndarray, data: object) -> np.ndarray:
     """Returns mean losses of the heads acc, gyro and fused, computed here with numpy."""
     model = build.build(learning.spec(method="hgb"), find("hgb").needs)

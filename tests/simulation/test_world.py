@@ -77,11 +77,13 @@ def test_incomplete_rows_are_left_out_or_taken_with_what_they_have() -> None:
 def test_slow_clients_are_half_of_all_and_five_times_slower() -> None:
     from types import SimpleNamespace
 
-    job = SimpleNamespace(data=tri_round(), phase=SimpleNamespace(epochs=2, modalities=("a", "b")))
     profile = WorldProfile(sample_s=1e-3, board_factor=10.0, slow_factor=5.0)
-    costs = [ModelledCost(profile, seed=1, device=d, devices=8)(job) for d in range(8)]  # type: ignore[arg-type]
-    fast = 1e-3 * 10 * 40 * 2 * 2 * NS
-    assert sorted(costs) == [fast] * 4 + [5 * fast] * 4
+    for steps, rows in ((0, 2 * 40), (7, 7 * 16)):  # two epochs of all rows; seven batches
+        phase = SimpleNamespace(epochs=2, modalities=("a", "b"), steps=steps)
+        job = SimpleNamespace(data=tri_round(), phase=phase, plan=SimpleNamespace(batch_size=16))
+        costs = [ModelledCost(profile, seed=1, device=d, devices=8)(job) for d in range(8)]  # type: ignore[arg-type]
+        fast = 1e-3 * 10 * rows * 2 * NS
+        assert sorted(costs) == [fast] * 4 + [5 * fast] * 4
 
 
 def tri_round() -> RoundData:
