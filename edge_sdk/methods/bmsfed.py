@@ -20,7 +20,8 @@ Differs from the source: any number of modalities; ρ_m compares with the mean o
 device without w, or whose ρ is not known, can only train everything it has. A uni-modal client takes ρ^k of its last
 multi-modal training (coef_w = 1 before it has one). Vectors are projected (`learn.deltas`). `client_ratio =
 "accuracy"` takes nearest-prototype accuracies for ρ^k, as the code does; the code's evaluation on a validation set, its
-ownership weights of prototypes and its broken first selection are left out.
+ownership weights of prototypes and its broken first selection are left out. With `lr_min`, the code's lr = lr0 − (lr0 −
+lr_min) · round / T after round `lr_after`; `query = "step"` asks for one step in the place of the epoch before round 1.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edge_sdk.core.records import Array
-from edge_sdk.learn import deltas, params, prototype_tables, scores, selection
+from edge_sdk.learn import deltas, params, prototype_tables, schedules, scores, selection
 from edge_sdk.learn.records import (
     Answer,
     Assignment,
@@ -42,8 +43,10 @@ from edge_sdk.learn.records import (
     ClientContext,
     Cohort,
     Member,
+    Phase,
     Pool,
     Query,
+    RoundView,
     State,
     Weights,
 )
@@ -56,19 +59,14 @@ RATIO = "bmsfed/ratio/"  # the device's last ρ^k_m in its memory
 Floats = NDArray[np.float64]
 
 
-class Config(fedavg_me.Config):
-    """Options of BMSFed; those of modal enhancement besides."""
+class Config(fedavg_me.Config, schedules.LinearDecay):
+    """Options of BMSFed; those of modal enhancement and of a late linear decay of the learning rate besides."""
 
     mode: Literal["paper", "official"] = "paper"
     chi: float = Field(default=1.5, ge=0)  # χ, 1.2 to 2.5 by data set
     client_ratio: Literal["scores", "accuracy"] = "scores"  # what ρ^k is a ratio of
     ask_every: int = Field(default=5, ge=1)  # rounds between questions to those who have not answered
-
-
-class Local(Config):
-    """The same with a device's own prototypes in ME by default: BMSFed-local."""
-
-    prototypes: Literal["global", "local"] = "local"
+    query: Literal["epoch", "step"] = "epoch"  # local training before an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +99,8 @@ def choose(
         k1, owners = selection.best(table.multi, near[MULTI], among), among[table.owns[among]]
         k2 = selection.best(table.uni, near[UNI], owners) if len(owners) else k1
         lags = len(owners) > 0 and bool(table.ratio[k2] > chi)
-        if mode == "official" and lags:
-            add(k2, uni, UNI)
-        elif mode == "official":
-            add(k1, multi, MULTI)
+        if mode == "official":
+            add(*((k2, uni, UNI) if lags else (k1, multi, MULTI)))
         else:
             add(k1, multi, MULTI, UNI)
             if k2 != k1 and len(multi) + len(uni) < k:
@@ -120,6 +116,9 @@ def imbalance(state: State, modalities: tuple[str, ...]) -> dict[str, float]:
 
 class Client(fedavg_me.Client[Config]):
     """Modal enhancement on everything, or the weak modality alone."""
+
+    def inquire(self, view: RoundView) -> tuple[Phase, ...]:
+        return tuple(replace(p, steps=int(self.config.query == "step")) for p in super().inquire(view))
 
     def shares(self, ctx: ClientContext, ratio_logits: dict[str, prototype_tables.Rows]) -> dict[str, float]:
         if ctx.job.plan.phase != UNI:
@@ -166,6 +165,10 @@ class Server(fedavg_me.Server[Config]):
     "ratio/<m>/<device>" (2,) ρ^k_m and n_k; "rounds" (1,) done; prototypes and counts as in `fedavg_me`.
     """
 
+    def init(self) -> State:
+        self.config.lr_scale(0, self.spec.training)  # a decay that makes no sense is said before the first round
+        return super().init()
+
     def query(
         self, state: State, fleet: tuple[Candidate, ...], size: int, rng: np.random.Generator
     ) -> tuple[Query, ...]:
@@ -184,15 +187,17 @@ class Server(fedavg_me.Server[Config]):
     def select(self, state: State, pool: Pool, rng: np.random.Generator) -> tuple[Assignment, ...]:
         own = {c.device: c.modalities for c in pool.fleet}
         known = [device for device in own if _whole(device, own[device]) in state]
+        scale = self.config.lr_scale(pool.round, self.spec.training)
         if not known:
-            return super().select(state, pool, rng)
+            return tuple(replace(task, lr_scale=scale) for task in super().select(state, pool, rng))
         rho = imbalance(state, self.spec.modality_names)
         weak = max(rho, key=lambda m: rho[m]) if rho else self.spec.modality_names[0]
         table, size = self._table(state, known, own, weak), selection.subset_size(pool.size, len(known))
         multi, uni = choose(table, pool.size, size, rng, chi=self.config.chi, mode=self.config.mode)
         alone = {known[i] for i in uni}
         chosen = selection.filled([known[i] for i in (*multi, *uni)], tuple(own), pool.size, rng)
-        return tuple(Assignment(d, *((weak,), UNI) if d in alone else (own[d], MULTI)) for d in chosen)
+        plans = {d: ((weak,), UNI) if d in alone else (own[d], MULTI) for d in chosen}
+        return tuple(Assignment(d, *plan, lr_scale=scale) for d, plan in plans.items())
 
     def _table(self, state: State, known: list[str], own: Mapping[str, tuple[str, ...]], weak: str) -> Distances:
         owns = np.array([f"uni/{weak}/{d}" in state and weak in own[d] for d in known])
@@ -236,15 +241,12 @@ ANSWERS = PayloadSchema((*UPLOADS.fields, PayloadField("delta.{modality}", (delt
 METHOD = Method(
     "bmsfed", Config, Client, Server, "arXiv:2401.00403", UPLOADS, answers=ANSWERS, sends=("prototypes",)
 )  # fmt: skip
-BMSFED_LOCAL = replace(METHOD, name="bmsfed_local", config=Local)
 
 __all__ = [
-    "BMSFED_LOCAL",
     "METHOD",
     "Client",
     "Config",
     "Distances",
-    "Local",
     "Server",
     "choose",
     "imbalance",

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from edge_sdk.methods import (
+    bmsfed,
     fedasync,
     fedattn,
     fedavg,
@@ -69,6 +70,12 @@ class Pulling(qqr.Config):
     fill: Literal["prototype", "zero", "input"] = "zero"
 
 
+class LocalPrototypes(bmsfed.Config):
+    """BMSFed-local: a device's own prototypes in modal enhancement."""
+
+    prototypes: Literal["global", "local"] = "local"
+
+
 class MbaWithoutRegularization(mba.Config):
     """MBA's ablation: anchors are trained for their distances, nothing pulls towards them."""
 
@@ -81,6 +88,7 @@ class MbaWithoutBalancing(mba.Config):
     gamma: float = Field(default=0.0, ge=0)
 
 
+BMSFED_LOCAL = replace(bmsfed.METHOD, name="bmsfed_local", config=LocalPrototypes)
 FM = replace(qqr.METHOD, name="fm", config=PartialModality)
 MBA_WITHOUT_BALANCING = replace(mba.METHOD, name="mba_without_balancing", config=MbaWithoutBalancing)
 MBA_WITHOUT_REGULARIZATION = replace(
@@ -93,6 +101,7 @@ QQR_N = replace(qqr.METHOD, name="qqr_n", config=Substitution)
 ZF = replace(qqr.METHOD, name="zf", config=ZeroFilling)
 
 __all__ = [
+    "BMSFED_LOCAL",
     "C_GB",
     "FEDATT",
     "FEDAVG_P_FIX",

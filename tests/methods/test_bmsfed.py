@@ -191,6 +191,41 @@ def test_devices_that_have_not_answered_are_asked_and_fill_up() -> None:
     assert len(server().select({}, Pool(0, fleet, (), 2), rng)) == 2
 
 
+@pytest.mark.parametrize(
+    ("done", "lr"), [(0, 0.1), (80, 0.1), (81, 0.1 - 0.09 * 81 / 180), (90, 0.055), (180, 0.01), (500, 0.01)]
+)
+def test_the_late_linear_decay_by_hand(done: int, lr: float) -> None:
+    spec = learning.spec(3, method="bmsfed", config={"lr_min": 0.01}, lr_decay=1.0)  # lr = 0.1
+    rule = find("bmsfed").server_rule(spec.method.config, spec)
+    assert isinstance(rule, SyncServerRule)
+    fleet = (Candidate("a", learning.NAMES), Candidate("b", ("acc", "gyro")), Candidate("c", ("mic",)))
+    for state in (rule.answered(rule.init(), ANSWERS), {}):  # {}: nobody has answered, all are drawn at random
+        chosen = rule.select(state, Pool(done, fleet, (), 3), np.random.default_rng(0))
+        assert len(chosen) == 3
+        assert [task.lr_scale * 0.1 for task in chosen] == [pytest.approx(lr)] * 3
+    assert {task.lr_scale for task in server().select({}, Pool(done, fleet, (), 3), np.random.default_rng(0))} == {1.0}
+
+
+@pytest.mark.parametrize("training", [{"lr_decay": 0.99}, {"lr_decay": 1.0, "lr": 0.001}])
+def test_a_linear_decay_that_makes_no_sense_is_refused_before_the_first_round(training: dict) -> None:
+    spec = learning.spec(3, method="bmsfed", config={"lr_min": 0.01}, **training)
+    with pytest.raises(ConfigError, match=r"lr_min = 0\.01: .* found lr = .*, lr_decay = .*set lr_decay to 1"):
+        find("bmsfed").server_rule(spec.method.config, spec).init()
+
+
+def test_a_device_answers_after_one_epoch_or_one_step() -> None:
+    data = learning.round_data(40, 3)
+    epoch = guards.play("bmsfed", data, asks=True, epochs=1)
+    step = guards.play("bmsfed", data, asks=True, epochs=1, config={"query": "step"})
+    assert (epoch.num_steps, step.num_steps) == (3, 1)  # 40 rows in batches of 16
+    assert set(step.payload) == set(epoch.payload)
+    assert 0 < np.linalg.norm(step.payload["delta.acc"]) < np.linalg.norm(epoch.payload["delta.acc"])
+    fed = learning.federation("bmsfed", config={"query": "step"})
+    members = learning.sync_round(fed).members
+    assert [q.epochs for q in fed.asked] == [1] * 5
+    assert all(m.num_steps > 1 for m in members)  # rounds train their epochs
+
+
 def test_what_trained_refreshes_its_own_matrix_alone() -> None:
     names = [f"encoder.{m}" for m in learning.NAMES]
     start = {name: Segments(np.ones(1, np.float32)) for name in (*names, "fusion")}
