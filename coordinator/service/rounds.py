@@ -78,6 +78,8 @@ class Rounds:
         self._carried: learn.State = {}  # what they changed in abandoned rounds; the next decision journals it
         self._free_since_ns: int | None = None  # some devices wait while others are nearly free
         self._not_before_ns = 0  # the store refused; when to try again
+        self._resumed = False  # the stage is one that an earlier run began
+        self._back_since_ns: int | None = None  # some of those who answered an earlier run are here again, others not
         self._recover(journal)
 
     def _recover(self, journal: Journal) -> None:
@@ -85,7 +87,7 @@ class Rounds:
         stage, spec = journal.round, self._ledger.spec
         if stage is None or stage.version != self._ledger.number + 1 or stage.spec_digest != spec.digest:
             return
-        self._stage = stage
+        self._stage, self._resumed = stage, True
         self._ledger.learn(stage.patch)
         self._received = {received.key.device: (received, None) for received in journal.received}
         self._asked = frozenset(self._received) | {task.device for task in self._tasks()}
@@ -132,6 +134,8 @@ class Rounds:
             StoreError: the decision could not be made durable; nothing has changed, and it is tried again later.
         """
         if self._stage is None or self._tasks() or self._clock.now_ns() < self._not_before_ns:
+            return False
+        if self._stage.stage == QUERY and not self._back():
             return False
         self._not_before_ns = self._clock.now_ns() + round(_RETRY_S * NS)  # if what follows fails
         if self._stage.stage == TRAIN:
@@ -181,6 +185,20 @@ class Rounds:
             self._free_since_ns = self._clock.now_ns()
         return not missing or self._clock.now_ns() >= self._free_since_ns + round(self._config.gather_s * NS)
 
+    def _back(self) -> bool:
+        """Says whether those who had answered before a restart are here again, or have been waited for long enough.
+
+        A selection from the first that come back would be another one than without the restart.
+        """
+        here = {member.device for member in self._fleet.members() if self._desk.scheduler.fits(member)}
+        if not self._resumed or self._received.keys() <= here:
+            return True
+        if not here:
+            return False  # a device that comes wakes the service
+        if self._back_since_ns is None:
+            self._back_since_ns = self._clock.now_ns()
+        return self._clock.now_ns() >= self._back_since_ns + round(self._config.gather_s * NS)
+
     def _size(self, pool: Iterable[Member]) -> int:
         return min(self._desk.scheduler.concurrency(self._fleet), sum(1 for _ in pool))
 
@@ -227,6 +245,7 @@ class Rounds:
             return False
         self._stage, self._free_since_ns = stage, None
         self._received, self._values, self._heard = {}, {}, False
+        self._resumed, self._back_since_ns = False, None
         self._asked = frozenset(task.device for task in tasks)
         self._emit(events.RoundStarted(self._round, stage.stage, tuple(sorted(self._asked))))
         return True
@@ -300,13 +319,15 @@ class Rounds:
 
     def _forget(self) -> None:
         self._stage, self._received, self._values, self._asked, self._heard = None, {}, {}, frozenset(), False
+        self._resumed, self._back_since_ns = False, None
 
     @property
     def next_ns(self) -> int | None:
         """When something is due here without a message."""
-        if self._stage is not None:
-            return self._not_before_ns or None
-        return None if self._free_since_ns is None else self._free_since_ns + round(self._config.gather_s * NS)
+        if self._stage is not None and self._not_before_ns:
+            return self._not_before_ns
+        since_ns = self._free_since_ns if self._stage is None else self._back_since_ns
+        return None if since_ns is None else since_ns + round(self._config.gather_s * NS)
 
 
 def _candidates(pool: Iterable[Member]) -> tuple[learn.Candidate, ...]:

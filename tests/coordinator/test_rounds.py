@@ -307,6 +307,55 @@ def test_a_restart_in_the_middle_of_a_round_goes_on_with_it(
     assert learning.equal(run_virtual(broken), run_virtual(whole))
 
 
+async def _all_answered(clock: VirtualClock, spec: FederationSpec, store: Store) -> None:
+    """Runs to where every answer is durable and nobody has been selected yet, and stops there."""
+    settings = config(policy="sampled", fraction=0.5)
+    async with federation(clock, spec=spec, store=store, config=settings) as world:
+        first, second = await pair(world)
+        task2, task1 = await both(first, second)
+        await answer(first, task1, 7)
+        world.center.pause()  # the round ends its stage, and selects nobody
+        await answer(second, task2, 9)
+    store.close()
+
+
+@pytest.mark.parametrize("back", [("d1", "d2"), ("d2", "d1")])
+def test_after_a_restart_nobody_is_selected_before_those_who_answered_are_back(
+    asking: FederationSpec, back: tuple[str, str]
+) -> None:
+    store = MemoryStore()
+
+    async def main(clock: VirtualClock) -> None:
+        await _all_answered(clock, asking, store)
+        async with federation(clock, spec=asking, store=store, config=config(policy="sampled", fraction=0.5)) as world:
+            peers = {back[0]: await world.peer(back[0])}
+            await clock.sleep(3.0)
+            assert not world.of(events.RoundStarted)
+            assert not world.of(events.RoundClosed)  # the round has not been given up either
+            peers[back[1]] = await world.peer(back[1])
+            task = await peers["d2"].within(peers["d2"].tasks.get)  # the one with the larger number
+            assert (task.kind, task.plan.phase) == ("train", "largest")
+            assert world.of(events.RoundStarted) == [events.RoundStarted(0, "train", ("d2",))]
+
+    run_virtual(main)
+
+
+def test_after_a_restart_a_device_that_does_not_come_back_is_not_waited_for_long(asking: FederationSpec) -> None:
+    store = MemoryStore()
+
+    async def main(clock: VirtualClock) -> None:
+        await _all_answered(clock, asking, store)
+        async with federation(clock, spec=asking, store=store, config=config(policy="sampled", fraction=0.5)) as world:
+            await clock.sleep(50.0)
+            assert not world.of(events.RoundClosed)
+            first, start_ns = await world.peer("d1"), clock.now_ns()
+            task = await first.within(first.tasks.get)
+            assert (task.kind, task.plan.phase) == ("train", "largest")
+            assert (clock.now_ns() - start_ns) / 1e9 == pytest.approx(5.0, abs=0.1)
+
+    run_virtual(main)
+
+
 def test_a_replay_of_rounds_gives_the_same_bits(asking: FederationSpec) -> None:
     """Invariant 14."""
     store = MemoryStore(keep="all", lineage="c" * 32)

@@ -221,14 +221,20 @@ class Field:
 async def federation(
     clock: VirtualClock, *, config: CoordinatorConfig | None = None, spec: FederationSpec | None = None,
     store: Store | None = None, test: Dataset | None = None, broker: MemoryBroker | None = None,
-    init: ModelTensors | None = None, client: str = "coordinator",
+    init: ModelTensors | None = None, client: str = "coordinator", observer: Callable[[Any], None] | None = None,
 ) -> AsyncIterator[Field]:  # fmt: skip
     """Runs a coordinator for as long as the block lasts."""
     spec, broker = spec or spec_of(), broker or MemoryBroker(clock)
     events: list[Any] = []
+
+    def observe(event: Any) -> None:
+        events.append(event)
+        if observer is not None:
+            observer(event)
+
     center = Coordinator(
         config or config_of(), spec, transport=MemoryTransport(broker, client), clock=clock,
-        compute=InlineCompute(), store=store or MemoryStore(), test=test, init=init, observer=events.append,
+        compute=InlineCompute(), store=store or MemoryStore(), test=test, init=init, observer=observe,
     )  # fmt: skip
     async with clock.group() as group:
         running = group.start(center.run(), name="coordinator")
