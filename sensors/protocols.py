@@ -19,8 +19,19 @@ from numpy.typing import NDArray
 from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.interfaces import spans
 from edge_sdk.core.records import Float32, Int64
-from sensors.frames import BNO, BNO_STATUS, WIT, WIT_LENGTH, BnoParser, Damage, LineParser, WitGroups, WitParser
-from sensors.xbus import MT, MT_COUNTER, MT_TIME_FINE, MTDATA2, MtSample, XbusParser, mtdata2, xbus
+from sensors.frames import (
+    BNO,
+    BNO_STATUS,
+    WIT,
+    WIT_LENGTH,
+    BnoParser,
+    Damage,
+    LineParser,
+    UInt8,
+    WitGroups,
+    WitParser,
+)
+from sensors.xbus import MT, MT_COUNTER, MT_TIME_FINE, MTDATA2, MtSamples, XbusParser, mtdata2, xbus
 
 BITS = 10  # on the wire per byte: start, eight, stop
 
@@ -186,15 +197,17 @@ class Bno055(Protocol):
         return bytes((0xAA, 0x01, self._first, self._length))
 
     def feed(self, data: bytes) -> Samples:
-        rows, lost = [], []
+        replies, lost = [], []
         for reply in self._parser.feed(data, self._length):
             if isinstance(reply, int):
                 self._refused(reply)
                 continue
-            rows.append(np.concatenate([self._value(reply, c) for c in self.plan.channels]))
+            replies.append(reply)
             lost.append(self._lost)
             self._lost, self._retries = False, 0
-        return _samples(rows, lost, sum(self.quantities[c] for c in self.plan.channels))
+        table = np.frombuffer(b"".join(replies), np.uint8).reshape(len(replies), self._length)
+        values = np.concatenate([self._value(table, c) for c in self.plan.channels], axis=1)
+        return Samples(values, np.array(lost, np.bool_))
 
     def _refused(self, status: int) -> None:
         if status == 0x01:  # "write done", of a command
@@ -206,9 +219,11 @@ class Bno055(Protocol):
             self._lost, self._retries = True, 0
             self.damage.incomplete += 1
 
-    def _value(self, reply: bytes, channel: str) -> Float32:
+    def _value(self, table: UInt8, channel: str) -> Float32:
+        """(n, bytes) of replies → (n, components)."""
         q = BNO[channel]
-        raw = np.frombuffer(reply, "<i2", q.count, q.kind - self._first)
+        at = q.kind - self._first
+        raw = np.ascontiguousarray(table[:, at : at + 2 * q.count]).view("<i2")
         value: Float32 = raw.astype(np.float32) * np.float32(q.scale)
         return value
 
@@ -232,6 +247,7 @@ class Xsens(Protocol):
         self._parser = XbusParser()
         self.damage = self._parser.damage
         self._counter: int | None = None
+        self._hurt = False  # something was lost since the last sample
 
     @property
     def sample_bytes(self) -> int:
@@ -245,26 +261,39 @@ class Xsens(Protocol):
         return [xbus(0x30), xbus(0xC0, times + wanted), xbus(0x10)]
 
     def feed(self, data: bytes) -> Samples:
-        rows, lost, ticks = [], [], []
-        for mid, body, damaged in self._parser.feed(data):
-            sample = mtdata2(body) if mid == MTDATA2 else None
-            if sample is None or not set(self.plan.channels) <= set(sample.values):
-                self.damage.incomplete += mid == MTDATA2
-                continue
-            with np.errstate(over="ignore", invalid="ignore"):  # what is no finite number the windows count
-                rows.append(np.concatenate([sample.values[c] for c in self.plan.channels]).astype(np.float32))
-            lost.append(damaged or self._skipped(sample))
-            ticks.append(sample.ticks)
-        columns = sum(self.quantities[c] for c in self.plan.channels)
-        known = None if None in ticks else np.array(ticks, np.int64)
-        return _samples(rows, lost, columns, known)
+        parts = []
+        for messages in self._parser.feed(data):
+            self._hurt |= messages.lost
+            for samples in mtdata2(messages) if messages.mid == MTDATA2 else ():
+                if isinstance(samples, int):
+                    self.damage.incomplete += samples
+                elif not set(self.plan.channels) <= set(samples.values):
+                    self.damage.incomplete += samples.count
+                else:
+                    parts.append(self._part(samples))
+        return _joined(parts, sum(self.quantities[c] for c in self.plan.channels))
 
-    def _skipped(self, sample: MtSample) -> bool:
-        before, self._counter = self._counter, sample.counter
-        return None not in (before, sample.counter) and sample.counter != ((before or 0) + 1) & 0xFFFF
+    def _part(self, samples: MtSamples) -> Samples:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no finite number the windows count
+            data = np.concatenate([samples.values[c] for c in self.plan.channels], axis=1).astype(np.float32)
+        lost = self._skipped(samples)
+        lost[0] |= self._hurt
+        self._hurt = False
+        return Samples(data, lost, samples.ticks)
+
+    def _skipped(self, samples: MtSamples) -> NDArray[np.bool_]:
+        """Returns (n,) whether the packet counter jumped before each."""
+        before, counter = self._counter, samples.counter
+        if counter is None:
+            self._counter = None
+            return np.zeros(samples.count, np.bool_)
+        self._counter = int(counter[-1])
+        steps = np.diff(counter, prepend=counter[0] - 1 if before is None else before)
+        skipped: NDArray[np.bool_] = steps & 0xFFFF != 1
+        return skipped
 
     def heard(self, data: bytes) -> int:
-        return 2 * len(XbusParser().feed(data))
+        return 2 * sum(len(messages.rows) for messages in XbusParser().feed(data))
 
 
 class Csv(Protocol):
@@ -306,9 +335,16 @@ class Csv(Protocol):
         return len(LineParser(len(self.plan.channels), self.plan.separator).feed(data)[0])
 
 
-def _samples(rows: list[Float32], lost: list[bool], columns: int, ticks: Int64 | None = None) -> Samples:
-    data = np.stack(rows) if rows else np.zeros((0, columns), np.float32)
-    return Samples(data, np.array(lost, np.bool_), ticks)
+def _joined(parts: list[Samples], columns: int) -> Samples:
+    """Returns samples behind one another; their ticks where all of them have some."""
+    if len(parts) == 1:
+        return parts[0]
+    ticks = [part.ticks for part in parts if part.ticks is not None]
+    return Samples(
+        np.concatenate([np.zeros((0, columns), np.float32), *(part.data for part in parts)]),
+        np.concatenate([np.zeros(0, np.bool_), *(part.lost for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *ticks]) if len(ticks) == len(parts) else None,
+    )
 
 
 PROTOCOLS: Mapping[str, type[Protocol]] = MappingProxyType(

@@ -18,8 +18,8 @@ from sensors.buttons import LINE_MAX, ButtonLines
 from sensors.frames import BnoParser, LineParser, WitGroups, WitParser
 from sensors.imu_iio import Element
 from sensors.protocols import PROTOCOLS, Plan
-from sensors.xbus import XbusParser, mtdata2
-from tests.helpers.virtual_imu import csv_sample, wit_sample, xsens_sample
+from sensors.xbus import XbusParser, mtdata2, xbus
+from tests.helpers.virtual_imu import bno_reply, csv_sample, wit_sample, xsens_sample
 
 LONG = 10_000  # from so many inputs on each parser is reported
 KEPT = 8192  # bytes a parser may keep: more means that it waits for something that never comes
@@ -41,8 +41,9 @@ def _xbus(rng: random.Random) -> Callable[[bytes], None]:
     parser = XbusParser()
 
     def feed(data: bytes) -> None:
-        for _, body, _ in parser.feed(data):
-            mtdata2(body)
+        for messages in parser.feed(data):
+            contents = mtdata2(messages)
+            assert sum(c if isinstance(c, int) else c.count for c in contents) == len(messages.rows)
         assert len(parser._rest) < KEPT
 
     return feed
@@ -50,7 +51,9 @@ def _xbus(rng: random.Random) -> Callable[[bytes], None]:
 
 def _mtdata2(rng: random.Random) -> Callable[[bytes], None]:
     def feed(data: bytes) -> None:
-        mtdata2(data[4:-1])
+        body = data[4:-1]
+        (messages,) = XbusParser().feed((1 + len(body) % 3) * xbus(0x36, body))
+        assert mtdata2(messages)
 
     return feed
 
@@ -79,7 +82,7 @@ def _line(rng: random.Random) -> Callable[[bytes], None]:
 
 
 def _bno_reply(number: int) -> bytes:
-    return b"\xee\x07" if number % 5 == 0 else b"\xbb\x12" + bytes((number + i) & 0xFF for i in range(18))
+    return b"\xee\x07" if number % 5 == 0 else bno_reply(number)
 
 
 def _protocol(name: str, channels: tuple[str, ...], columns: int) -> Callable[[random.Random], Callable[[bytes], None]]:

@@ -46,6 +46,11 @@ def wit_sample(number: int) -> bytes:
     return b"".join(wit_frame(0x50 + i, p) for i, p in enumerate((clock, acc, gyro, angle)))
 
 
+def bno_reply(number: int) -> bytes:
+    """What a BNO055 answers when it is asked for accelerometer, magnetometer and gyroscope at once."""
+    return b"\xbb\x12" + bytes((number + i) & 0xFF for i in range(18))
+
+
 def xsens_sample(number: int) -> bytes:
     """MTData2 with counter, time, acc and gyro; acceleration x counts the samples."""
     parts = (

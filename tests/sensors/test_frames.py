@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensors.frames import DEG, BnoParser, Damage, G, LineParser, WitGroups, WitParser
-from sensors.xbus import XbusParser, mtdata2, xbus
+from sensors.xbus import Messages, MtSamples, XbusParser, mtdata2, xbus
 from tests.helpers.fuzz_frames import fuzz
 from tests.helpers.virtual_imu import wit_frame, wit_sample, xsens_sample
 
@@ -37,6 +37,84 @@ def plain_wit(data: bytes) -> tuple[list[tuple[int, bytes]], int, int]:
             skipped += 1
             i += 1
     return frames, bad, skipped
+
+
+def plain_xbus(data: bytes) -> tuple[list[tuple[int, bytes, bool]], Damage]:
+    """The protocol message by message: number, data, whether something was lost before."""
+    found, damage, i, lost = [], Damage(), 0, False
+    while len(data) - i >= 2:
+        if data[i : i + 2] != b"\xfa\xff":
+            i, lost = i + 1, True
+            damage.skipped_bytes += 1
+            continue
+        long = data[i + 3 : i + 4] == b"\xff"
+        head = 6 if long else 4
+        if len(data) - i < head:
+            break
+        size = int.from_bytes(data[i + 4 : i + 6], "big") if long else data[i + 3]
+        end = i + head + size + 1
+        if size <= 2048 and end > len(data):
+            break
+        if size > 2048 or sum(data[i + 1 : end]) & 0xFF:
+            damage.bad_checksum += 1
+            damage.skipped_bytes += 1
+            i, lost = i + 1, True
+            continue
+        found.append((data[i + 2], data[i + head : end - 1], lost))
+        damage.regions += lost
+        i, lost = end, False
+    if len(data) - i == 1 and data[i:] != b"\xfa":
+        damage.skipped_bytes += 1
+    return found, damage
+
+
+def plain_mtdata2(data: bytes) -> dict[str, list[float] | int] | None:
+    """A message as the manual describes it: names to numbers."""
+    known = {0x4020: ("acc", 3, 1.0), 0x8020: ("gyro", 3, 1.0), 0x2010: ("quat", 4, 1.0), 0x2030: ("angle", 3, DEG)}
+    clocks = {0x1020: ("counter", 2), 0x1060: ("ticks", 4)}
+    found: dict[str, list[float] | int] = {}
+    while len(data) >= 3:
+        kind, form, size = int.from_bytes(data[:2], "big") & 0xFFF0, data[1] & 3, data[2]
+        body, data = data[3 : 3 + size], data[3 + size :]
+        if kind in clocks:
+            if size != clocks[kind][1]:
+                return None
+            found[clocks[kind][0]] = int.from_bytes(body, "big")
+        if kind in known:
+            name, count, scale = known[kind]
+            if size != count * (4, 4, 6, 8)[form]:
+                return None
+            words = [body[i : i + size // count] for i in range(0, size, size // count)]
+            found[name] = [number(word, form) * scale for word in words]
+    return None if data else found
+
+
+def number(word: bytes, form: int) -> float:
+    if form == 2:
+        return int.from_bytes(word[4:], "big", signed=True) + int.from_bytes(word[:4], "big") / 2.0**32
+    value: float = struct.unpack(">" + "fi d"[form], word)[0]
+    return value / 2.0**20 if form == 1 else value
+
+
+def plain(samples: MtSamples) -> list[dict[str, list[float] | int]]:
+    rows: list[dict[str, list[float] | int]] = [{} for _ in range(samples.count)]
+    for name, values in {**samples.values, "counter": samples.counter, "ticks": samples.ticks}.items():
+        for row, value in zip(rows, [] if values is None else values.tolist(), strict=values is not None):
+            row[name] = value
+    return rows
+
+
+def messages(runs: list[Messages]) -> list[tuple[int, bytes, bool]]:
+    return [(r.mid, body, r.lost and not i) for r in runs for i, body in enumerate(r.bodies())]
+
+
+def run(*bodies: bytes) -> Messages:
+    (found,) = XbusParser().feed(b"".join(xbus(0x36, body) for body in bodies))
+    return found
+
+
+MESSAGES = st.lists(st.integers(0, 99).map(xsens_sample), max_size=5).map(b"".join)
+SHORT = (xbus(0x31), xbus(0x36), xbus(0x36, b"\xfa\xff\x36"))
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -112,20 +190,21 @@ def test_frames_of_two_instants_are_never_put_together() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    pieces=st.lists(st.one_of(st.binary(max_size=20), st.integers(0, 99).map(xsens_sample)), max_size=8),
+    pieces=st.lists(st.one_of(st.binary(max_size=20), MESSAGES, st.sampled_from(SHORT)), max_size=8),
     cuts=st.lists(st.integers(0, 500), max_size=8),
 )
-def test_xbus_is_the_same_however_the_bytes_are_cut(pieces: list[bytes], cuts: list[int]) -> None:
+def test_xbus_equals_the_plain_reader_however_the_bytes_are_cut(pieces: list[bytes], cuts: list[int]) -> None:
     data = b"".join(pieces)
-    one, many = XbusParser(), XbusParser()
-    expected = one.feed(data)
-    assert [m for piece in cut(data, cuts) for m in many.feed(piece)] == expected
-    assert many.damage == one.damage
+    parser = XbusParser()
+    found = [m for piece in cut(data, cuts) for m in messages(parser.feed(piece))]
+    expected, damage = plain_xbus(data)
+    assert found == expected
+    assert parser.damage == damage
 
 
 def test_xbus_finds_what_follows_garbage_and_says_so() -> None:
     parser = XbusParser()
-    found = parser.feed(b"\xfa\xff\x36\x04junk" + xsens_sample(7) + b"\xfa" + xsens_sample(8))
+    found = messages(parser.feed(b"\xfa\xff\x36\x04junk" + xsens_sample(7) + b"\xfa" + xsens_sample(8)))
     assert [(mid, lost) for mid, _, lost in found] == [(0x36, True), (0x36, True)]
     assert parser.damage.regions == 2
 
@@ -133,8 +212,9 @@ def test_xbus_finds_what_follows_garbage_and_says_so() -> None:
 def test_xbus_with_an_extended_length() -> None:
     body = bytes(300)
     head = b"\xff\x36\xff" + struct.pack(">H", len(body)) + body
-    (found,) = XbusParser().feed(b"\xfa" + head + bytes((-sum(head) & 0xFF,)))
-    assert found == (0x36, body, False)
+    message = b"\xfa" + head + bytes((-sum(head) & 0xFF,))
+    (found,) = XbusParser().feed(2 * message)
+    assert messages([found]) == 2 * [(0x36, body, False)]
 
 
 def test_xbus_sum_includes_the_bus_id() -> None:
@@ -151,14 +231,44 @@ def test_xbus_sum_includes_the_bus_id() -> None:
     ],
 )
 def test_mtdata2_number_formats(code: int, body: bytes) -> None:
-    sample = mtdata2(struct.pack(">HB", 0x4020 | code, len(body)) + body)
-    assert sample is not None
-    assert sample.values["acc"].tolist() == [1.5, -2.25, 0.0]
+    data = struct.pack(">HB", 0x4020 | code, len(body)) + body
+    (sample,) = mtdata2(run(data, data))
+    assert not isinstance(sample, int)
+    assert sample.values["acc"].tolist() == 2 * [[1.5, -2.25, 0.0]]
 
 
 @pytest.mark.parametrize("data", [b"\x40\x20\x0c123", b"\x40\x20\x04\0\0\0\0", b"\x40", xsens_sample(1)[4:-3]])
 def test_mtdata2_that_contradicts_itself(data: bytes) -> None:
-    assert mtdata2(data) is None
+    assert mtdata2(run(data, data)) == [2]
+
+
+FIELDS = st.lists(
+    st.sampled_from(
+        [(0x1020, 2), (0x1060, 4), (0x4020, 12), (0x4021, 12), (0x8022, 18), (0x2013, 32), (0x2030, 12), (0x0810, 4),
+         (0x4020, 11), (0x1060, 3)]
+    ),
+    max_size=5,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(layouts=st.lists(FIELDS, min_size=1, max_size=3), order=st.lists(st.integers(0, 2), max_size=12), data=st.data())
+def test_mtdata2_equals_the_plain_reader_whatever_the_order_of_layouts(
+    layouts: list[list[tuple[int, int]]], order: list[int], data: st.DataObject
+) -> None:
+    bodies = [
+        b"".join(struct.pack(">HB", kind, size) + data.draw(st.binary(min_size=size, max_size=size))
+                 for kind, size in layouts[i % len(layouts)])
+        for i in order
+    ]  # fmt: skip
+    found = []
+    for many in XbusParser().feed(b"".join(xbus(0x36, body) for body in bodies)):
+        for samples in mtdata2(many):
+            found += samples * [None] if isinstance(samples, int) else plain(samples)
+    expected = [plain_mtdata2(body) for body in bodies]
+    assert repr([m and sorted(m.items()) for m in found]) == repr(
+        [m and sorted(m.items()) for m in expected]
+    )  # which tells a NaN from a number and equals it to itself
 
 
 def test_bno055_replies_and_errors() -> None:
