@@ -9,12 +9,15 @@ IJCNN 2019, arXiv:1812.07108, Algorithm 1, in the form of the authors' code; a b
 
 A larger distance has a larger weight, as published; with epsilon > 1 a step goes further than the clients did.
 
-Differs from the source: the Frobenius norm for every tensor (the code takes the spectral norm of matrices). Running
+Differs from the source: the Frobenius norm for every tensor (`norm = "spectral"`: of matrices the spectral one, as in
+the code). Running
 statistics are averaged with n_k, for a variance must not be extrapolated. `noise` is there to repeat the published
 runs (0.001); it is drawn from the number of the round, so it protects nobody's data, and is 0 by default.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +34,7 @@ class Config(Model):
     """Options of FedAttn."""
 
     epsilon: float = Field(default=1.2, gt=0)  # step size
+    norm: Literal["frobenius", "spectral"] = "frobenius"  # of a matrix; of any other tensor it is Frobenius
     noise: float = Field(default=0.0, ge=0)  # standard deviation of what is added to every value
 
 
@@ -41,9 +45,10 @@ def attention(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     return a
 
 
-def distance(w: Array, w_k: Array) -> float:
-    """Returns ‖w − w_k‖ over all elements, summed in float64."""
-    return float(np.linalg.norm((w.astype(np.float64) - w_k).ravel()))
+def distance(w: Array, w_k: Array, *, spectral: bool = False) -> float:
+    """Returns ‖w − w_k‖ over all elements, or the largest singular value of a matrix; in float64."""
+    apart = w.astype(np.float64) - w_k
+    return float(np.linalg.norm(apart, 2) if spectral and apart.ndim == 2 else np.linalg.norm(apart.ravel()))
 
 
 class Client(ClientRule[Config]):
@@ -62,7 +67,8 @@ class Server(SyncServerRule[Config]):
                 for values in (cohort.start[module], *(m.tensors[module] for m in members))
             )
             for name in names:
-                a = attention(np.array([distance(before[name], w[name]) for w in after]))
+                far = [distance(before[name], w[name], spectral=self.config.norm == "spectral") for w in after]
+                a = attention(np.array(far))
                 shares = zip((m.device for m in members), a.tolist(), strict=True)
                 by_block[f"{module}:{name}"] = {device: self.config.epsilon * a_k for device, a_k in shares}
                 keep[f"{module}:{name}"] = 1.0 - self.config.epsilon

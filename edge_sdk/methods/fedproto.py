@@ -15,23 +15,22 @@ its code).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from edge_sdk.core.records import Array, ModelTensors, Segments
+from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import params, prototype_tables, scores
+from edge_sdk.learn import own_modules, prototype_tables, scores
 from edge_sdk.learn.prototype_tables import Table
 from edge_sdk.learn.records import (
     Assignment,
     Batch,
     ClientContext,
     Cohort,
-    Memory,
     Out,
     Phase,
     Query,
@@ -70,8 +69,7 @@ class Client(ClientRule[Config]):
     def begin(self, ctx: ClientContext) -> None:
         ctx.scratch["tables"] = prototype_tables.received(ctx.job.extras, ctx.phase.modalities)
         if not self.config.share_weights:
-            own = unpacked(ctx.memory, ctx.phase.train)
-            params.load({name: ctx.model.module(name) for name in own}, own)
+            own_modules.load(ctx, ctx.phase.train, OWN)
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
         yield from super().loss_terms(ctx, batch, out)
@@ -87,28 +85,10 @@ class Client(ClientRule[Config]):
 
     def end(self, ctx: ClientContext) -> None:
         if not self.config.share_weights:
-            ctx.memory.update(packed(params.read({name: ctx.model.module(name) for name in ctx.phase.train})))
+            own_modules.save(ctx, ctx.phase.train, OWN)
 
     def payload(self, ctx: ClientContext) -> dict[str, Array]:
         return prototype_tables.measured(prototype_tables.features(ctx), ctx.num_classes)
-
-
-def packed(tensors: ModelTensors) -> Memory:
-    """Returns modules as entries of a client's memory."""
-    return {
-        f"{OWN}{name}/{segment}": values
-        for name, s in tensors.items()
-        for segment, values in (("params", s.params), ("stats", s.stats), ("counters", s.counters))
-    }
-
-
-def unpacked(memory: Mapping[str, Array], names: tuple[str, ...]) -> ModelTensors:
-    """Returns those of the modules that are in a client's memory."""
-    return {
-        name: Segments(*(memory[f"{OWN}{name}/{segment}"] for segment in params.SEGMENTS))
-        for name in names
-        if f"{OWN}{name}/params" in memory
-    }
 
 
 class Server(SyncServerRule[Config]):
@@ -128,4 +108,4 @@ class Server(SyncServerRule[Config]):
 
 METHOD = Method("fedproto", Config, Client, Server, "arXiv:2105.00243", UPLOADS, sends=("prototypes",))
 
-__all__ = ["METHOD", "Client", "Config", "Server", "packed", "pull", "unpacked"]
+__all__ = ["METHOD", "Client", "Config", "Server", "pull"]

@@ -10,7 +10,9 @@ through Disentangled Model Training", MobiSys 2023; Harmony-Async is a baseline 
              server  θ ← (1 − r) θ + r θ_n,   r = alpha (τ + 1)^−a
 
 Differs from the source: no clusters of clients by modality bias and no allocation of compute; encoders of stage 2 are
-uploaded and mixed too, so that one global model can be tested (the source shares only the classifier there). A task is
+uploaded and mixed too, so that one global model can be tested. With `harmony_strict` only ψ is, as in the source: every
+device goes on from round to round with encoders of its own, which began as those of stage 1, and these stay in the
+global model. A task is
 one update: the modalities of a device travel together once the last is trained, and count as one of `stage1_updates`.
 Encoder gradients are scaled instead of their learning rate, the same for SGD without weight decay. Updates of stage 1
 that arrive in stage 2 are mixed by the rule of stage 1. During stage 1 the fused model is untrained by design.
@@ -18,17 +20,20 @@ that arrive in stage 2 are mixed by the rule of stage 1. During stage 1 the fuse
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from edge_sdk.core.records import Array
 from edge_sdk.core.spec import Model
-from edge_sdk.learn import staleness
+from edge_sdk.learn import own_modules, staleness
 from edge_sdk.learn.records import Batch, ClientContext, Needs, Out, Phase, Rates, RoundView, State, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, PayloadField, PayloadSchema
 
 UNIMODAL, FUSION = "unimodal", "fusion"  # the stages, as tasks name them
+OWN = "harmony/own/"  # the device's own encoders of stage 2 in its memory, where they are not shared
 
 
 class Config(Model):
@@ -38,6 +43,7 @@ class Config(Model):
     a: float = Field(default=0.5, ge=0)  # exponent of the staleness decay
     stage1_updates: int = Field(default=1000, ge=0)  # updates before the fusion is trained
     encoder_lr: float = Field(default=0.1, ge=0)  # of the encoders in stage 2, times lr
+    harmony_strict: bool = False  # in stage 2 only ψ is uploaded, encoders stay on their devices
 
 
 def modality_staleness(now: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -51,7 +57,8 @@ class Client(ClientRule[Config]):
 
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
         if view.plan.phase == FUSION:
-            return super().schedule(view)
+            send = ("fusion",) if self.config.harmony_strict else None
+            return tuple(replace(phase, send=send) for phase in super().schedule(view))
         order = view.in_order
         early = order if view.waiting else order[:-1]
         alone = tuple(Phase(UNIMODAL, (m,), _modules(m), view.plan.epochs) for m in early)
@@ -61,6 +68,17 @@ class Client(ClientRule[Config]):
         keep = tuple(module for m in early for module in _modules(m))
         last = Phase(UNIMODAL, order[-1:], (*keep, *_modules(order[-1])), view.plan.epochs, final=True, keep=keep)
         return (*todo, last)
+
+    def begin(self, ctx: ClientContext) -> None:
+        if self._keeps(ctx):
+            own_modules.load(ctx, ctx.phase.train[:-1], OWN)  # all but "fusion"
+
+    def end(self, ctx: ClientContext) -> None:
+        if self._keeps(ctx):
+            own_modules.save(ctx, ctx.phase.train[:-1], OWN)
+
+    def _keeps(self, ctx: ClientContext) -> bool:
+        return self.config.harmony_strict and ctx.phase.name != UNIMODAL
 
     def forward(self, ctx: ClientContext, batch: Batch) -> Out:
         if ctx.phase.name != UNIMODAL:

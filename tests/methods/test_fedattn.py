@@ -52,6 +52,24 @@ def test_attention_by_hand_and_for_far_values() -> None:
     assert fedattn.distance(np.zeros((1, 2), np.float32), np.array([[3.0, 4.0]], np.float32)) == 5.0
 
 
+def test_the_spectral_norm_by_hand() -> None:
+    w = np.array([[3.0, 0.0], [0.0, 4.0]], np.float32)
+    zeros = np.zeros((2, 2), np.float32)
+    assert fedattn.distance(zeros, w) == pytest.approx(5.0)
+    assert fedattn.distance(zeros, w, spectral=True) == pytest.approx(4.0)
+    assert fedattn.distance(zeros[0], w[1], spectral=True) == pytest.approx(4.0)  # a vector has one norm
+    assert fedattn.distance(zeros[None], w[None], spectral=True) == pytest.approx(5.0)  # a kernel is no matrix
+    rows = ModuleLayout((TensorSpec("w", (2, 2), "params", 0),), 4, 0, 0)
+    members = tuple(
+        Member(d, (), 1, 1, {}, {"fusion": Segments(np.array(v, np.float32))})
+        for d, v in (("p", (3.0, 0.0, 0.0, 4.0)), ("q", (0.0, 0.0, 0.0, 0.0)))
+    )
+    cohort = Cohort(0, {"fusion": Segments(np.zeros(4, np.float32))}, members, {"fusion": rows})
+    for norm, far in (("frobenius", 5.0), ("spectral", 4.0)):
+        shares = server(norm=norm).weights({}, cohort)[0].by_block["fusion:w"]
+        assert shares["p"] == pytest.approx(1.2 * np.exp(far) / (np.exp(far) + 1.0))
+
+
 def test_a_round_by_hand_every_tensor_has_weights_of_its_own() -> None:
     theta = applied(server(), COHORT)
     far = np.e**2 / (1 + np.e**2)  # fusion.b: distances 0 and 2

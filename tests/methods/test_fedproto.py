@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edge_sdk.core.errors import ConfigError
-from edge_sdk.learn import params
+from edge_sdk.learn import own_modules, params
 from edge_sdk.learn.prototype_tables import Table
 from edge_sdk.learn.records import ClientContext, Out, Samples
 from edge_sdk.methods import fedproto
@@ -100,9 +100,9 @@ def test_weights_that_are_not_shared_stay_on_the_device() -> None:
     assert all(not m.tensors and m.payload for m in first.members)
     assert learning.equal(fed.theta, before)
     learning.sync_round(fed)
-    own = fedproto.unpacked(kept["d4"], ("encoder.acc", "encoder.gyro", "fusion"))
+    own = own_modules.unpacked(kept["d4"], ("encoder.acc", "encoder.gyro", "fusion"), fedproto.OWN)
     assert own.keys() == {"encoder.gyro", "fusion"}  # d4 has gyro alone
-    moved = fedproto.unpacked(fed.memory["d4"], ("encoder.gyro", "fusion"))
+    moved = own_modules.unpacked(fed.memory["d4"], ("encoder.gyro", "fusion"), fedproto.OWN)
     assert not learning.equal(moved, own)
     again = guards.play("fedproto", fed.data["d0"], config={"share_weights": False}, memory=kept["d0"])
     fresh = guards.play("fedproto", fed.data["d0"], config={"share_weights": False})

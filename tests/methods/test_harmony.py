@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edge_sdk.core.errors import ConfigError
+from edge_sdk.learn import own_modules
 from edge_sdk.learn.records import UpdateView
 from edge_sdk.methods import harmony
 from edge_sdk.methods.base import find
@@ -100,6 +101,36 @@ def test_the_stage_switches_and_late_updates_of_stage_1_are_still_mixed() -> Non
     fused = replace(learning.update_view("d", 3, staleness=3, modalities=learning.NAMES), payload={})
     assert list(rule.rates(state, fused)[0].by_module.values()) == pytest.approx([0.45] * 4)
     assert server(stage1_updates=0).stage({}, "d") == "fusion"
+
+
+def test_strict_stage_2_sends_the_fusion_alone_and_goes_on_from_encoders_of_its_own() -> None:
+    data, strict = learning.round_data(40, 3), {"harmony_strict": True}
+    shared = guards.play("harmony", data, phase="fusion")
+    first = guards.play("harmony", data, phase="fusion", config=strict)
+    assert set(first.tensors) == {"fusion"}
+    assert learning.equal(first.tensors, {"fusion": shared.tensors["fusion"]})  # trained alike
+    encoders = tuple(f"encoder.{m}" for m in learning.NAMES)
+    own = own_modules.unpacked(first.memory, encoders, harmony.OWN)
+    assert learning.equal(own, {name: shared.tensors[name] for name in encoders})
+    second = guards.play("harmony", data, phase="fusion", config=strict, memory=first.memory)
+    assert not learning.equal(second.tensors, first.tensors)  # the same task, from other encoders
+    again = own_modules.unpacked(second.memory, encoders, harmony.OWN)
+    assert not any(learning.equal({name: own[name]}, {name: again[name]}) for name in encoders)
+
+
+def test_strict_changes_nothing_in_stage_1() -> None:
+    data = learning.round_data(40, 3)
+    plain, strict = (guards.play("harmony", data, config={"harmony_strict": on}) for on in (False, True))
+    assert learning.equal(plain.tensors, strict.tensors)
+    assert strict.memory == {}
+
+
+def test_in_strict_stage_2_the_global_encoders_stay_those_of_stage_1() -> None:
+    rule = server(harmony_strict=True, stage1_updates=0)
+    update = replace(learning.update_view("d", 3, staleness=3), modules=("fusion",), payload={})
+    rates, patch = rule.rates({"versions": np.array([2.0, 1.0, 0.0])}, update)
+    assert rates.by_module == {"fusion": pytest.approx(0.45)}
+    assert patch["versions"].tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize("what", guards.DATA)
