@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from typing import Any
 
-from coordinator.store.base import Floats
 from edge_sdk.codecs import wire
+from edge_sdk.core.errors import StoreError, WireFormatError
 from edge_sdk.core.records import VersionId
 
-_HEADER_LIMIT = 256 * 1024 * 1024  # bytes; a header holds the rule's patch
+_HEADER_LIMIT = 256 * 1024 * 1024  # bytes; a header holds the small entries of the rule's patch
 _ITEMS = 10_000_000  # a round's header names every device of its cohort
 
 
 def pack_header(plain: dict[str, Any], what: str) -> bytes:
-    """Returns a record of the store as msgpack."""
-    return wire.pack_map(plain, what, _HEADER_LIMIT)
+    """Returns a record of the store as msgpack.
+
+    Raises:
+        StoreError: it is larger than a record may be.
+    """
+    try:
+        return wire.pack_map(plain, what, _HEADER_LIMIT)
+    except WireFormatError as error:
+        raise StoreError(f"{error}; select fewer devices per round, or a method that remembers less of each") from error
 
 
 def unpack_header(data: bytes, what: str) -> Any:
@@ -40,14 +46,4 @@ def base_columns(base: VersionId) -> tuple[str, int, str]:
     return base.lineage, base.number, base.digest
 
 
-def pack_patch(arrays: Mapping[str, Floats]) -> dict[str, bytes]:
-    """Returns entries of a rule's state as they stand in a header."""
-    return {name: wire.pack_array(value) for name, value in arrays.items()}
-
-
-def unpack_patch(plain: Mapping[str, bytes]) -> dict[str, Floats]:
-    """Returns what `pack_patch` packed."""
-    return {name: wire.unpack_array(value) for name, value in plain.items()}
-
-
-__all__ = ["base_columns", "pack_header", "pack_patch", "read_meta", "unpack_header", "unpack_patch", "write_meta"]
+__all__ = ["base_columns", "pack_header", "read_meta", "unpack_header", "write_meta"]

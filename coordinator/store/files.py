@@ -23,7 +23,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),
 }
-_STATE_NAMES, _STATE_VALUES, _UPDATES = "state/names", "state/values", "updates"
+_STATE_NAMES, _STATE_VALUES, _STATE_HALVES = "state/names", "state/values", "state/halves"
+_UPDATES = "updates"
+SMALL = 4096  # bytes of an array of a rule's state that no room is saved with
 _MAX_HEADER = 64 * 1024 * 1024
 
 
@@ -119,16 +121,36 @@ def _tensors(arrays: Mapping[str, Array]) -> dict[str, Segments]:
 
 
 def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
-    """Returns a checkpoint as safetensors; the rule's state is one buffer and a list of names."""
-    names = sorted(checkpoint.state)
-    listing = json.dumps([[name, list(np.shape(checkpoint.state[name]))] for name in names]).encode()
-    values = [np.asarray(checkpoint.state[name], np.float64).reshape(-1) for name in names]
+    """Returns a checkpoint as safetensors; the rule's state is two buffers and a list of names.
+
+    Arrays of float32 values lie in the second one, which is float32.
+    """
+    state = sorted((name, np.asarray(value, np.float64)) for name, value in checkpoint.state.items())
+    halves = {name for name, value in state if value.nbytes > SMALL and is_float32(value)}
+    listing = json.dumps([[name, list(value.shape), name in halves] for name, value in state]).encode()
     more: dict[str, Array] = {
         _STATE_NAMES: np.frombuffer(listing, np.uint8),
-        _STATE_VALUES: np.concatenate(values) if values else np.zeros(0),
+        _STATE_VALUES: _joined([value for name, value in state if name not in halves], np.float64),
+        _STATE_HALVES: _joined([value for name, value in state if name in halves], np.float32),
         _UPDATES: np.array([checkpoint.number, checkpoint.updates], np.int64),
     }
     return pack_tensors(checkpoint.tensors, more)
+
+
+def is_float32(value: Floats) -> bool:
+    """Says whether float32 holds the values exactly."""
+    with np.errstate(over="ignore"):
+        return np.array_equal(value.astype(np.float32), value)
+
+
+def _joined(parts: list[Floats], dtype: type[np.floating[Any]]) -> Array:
+    """Returns arrays as one flat buffer; nothing is copied twice, for they may fill most of the memory."""
+    joined: Array = np.empty(sum(part.size for part in parts), dtype)
+    start = 0
+    for part in parts:
+        joined[start : start + part.size] = part.reshape(-1)
+        start += part.size
+    return joined
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -137,26 +159,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         number, updates = (int(n) for n in arrays.pop(_UPDATES))
         listing = json.loads(arrays.pop(_STATE_NAMES).tobytes())
-        values = arrays.pop(_STATE_VALUES)
+        buffers = arrays.pop(_STATE_VALUES), arrays.pop(_STATE_HALVES, np.zeros(0, np.float32))
     except (KeyError, ValueError) as error:
         raise StoreError(f"{path}: not a checkpoint: {error}") from error
     tensors = {
         name: Segments(s.params.copy(), s.stats.copy(), s.counters.copy()) for name, s in _tensors(arrays).items()
     }
-    return Checkpoint(number, updates, tensors, _state(listing, values))
+    return Checkpoint(number, updates, tensors, _state(listing, *buffers))
 
 
-def _state(listing: list[tuple[str, list[int]]], values: Array) -> dict[str, Floats]:
+def _state(listing: list[list[Any]], values: Array, halves: Array) -> dict[str, Floats]:
     state: dict[str, Floats] = {}
-    start = 0
-    for name, shape in listing:
-        size = int(np.prod(shape, dtype=np.int64))
-        state[name] = values[start : start + size].reshape(shape).copy()
-        start += size
+    starts = [0, 0]
+    for name, shape, *half in listing:  # a checkpoint of format 2 has no halves, and does not say so
+        which = int(any(half))
+        size, start = int(np.prod(shape, dtype=np.int64)), starts[which]
+        state[name] = (values, halves)[which][start : start + size].reshape(shape).astype(np.float64)
+        starts[which] += size
     return state
 
 
 __all__ = [
+    "SMALL",
+    "is_float32",
     "map_arrays",
     "pack_checkpoint",
     "pack_tensors",

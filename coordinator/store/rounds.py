@@ -6,15 +6,13 @@ import sqlite3
 import statistics
 from typing import Any
 
-from coordinator.store import files
+from coordinator.store import files, patches
 from coordinator.store.base import OpenRound, Received, RoundEntry
 from coordinator.store.facts import (
     base_columns,
     pack_header,
-    pack_patch,
     read_meta,
     unpack_header,
-    unpack_patch,
     write_meta,
 )  # fmt: skip
 from edge_sdk.codecs import schema
@@ -27,7 +25,8 @@ def add_round(db: sqlite3.Connection, entry: RoundEntry) -> None:
     """Adds a decision about a cohort whose members are there already; the round is over."""
     plain = {
         "kernel": entry.kernel, "weights": {block: dict(shares) for block, shares in entry.weights.items()},
-        "keep": dict(entry.keep), "patch": pack_patch(entry.patch), "utc_ns": entry.utc_ns,
+        "keep": dict(entry.keep), "utc_ns": entry.utc_ns,
+        **patches.add(db, patches.JOURNAL, entry.version, entry.patch),
     }  # fmt: skip
     header = pack_header(plain, "journal entry")
     norm = statistics.median(member.norm for member in entry.members)
@@ -35,7 +34,7 @@ def add_round(db: sqlite3.Connection, entry: RoundEntry) -> None:
     row = (entry.version, *base_columns(entry.base), norm, len(entry.members), header, body)
     db.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     db.execute("DELETE FROM received WHERE version = ? AND kind <> 'train'", (entry.version,))
-    write_meta(db, "round", "")
+    _close(db)
 
 
 def add_received(db: sqlite3.Connection, received: Received) -> None:
@@ -65,7 +64,8 @@ def write_round(db: sqlite3.Connection, stage: OpenRound) -> None:
     if before is None or before.version != stage.version or stage.stage == "query":
         db.execute("DELETE FROM received WHERE version >= ?", (stage.version,))
     plain = {"version": stage.version, "spec_digest": stage.spec_digest, "stage": stage.stage}
-    packed = pack_header({**plain, "patch": pack_patch(stage.patch)}, "round")
+    patches.drop(db, patches.ROUND)
+    packed = pack_header({**plain, **patches.add(db, patches.ROUND, stage.version, stage.patch)}, "round")
     write_meta(db, "round", packed.hex())
 
 
@@ -75,7 +75,7 @@ def read_round(db: sqlite3.Connection) -> OpenRound | None:
     if not text:
         return None
     plain: dict[str, Any] = unpack_header(bytes.fromhex(text), "round")
-    return OpenRound(patch=unpack_patch(plain.pop("patch")), **plain)
+    return OpenRound(patch=patches.take(db, patches.ROUND, plain["version"], plain), **plain)
 
 
 def drop_round(db: sqlite3.Connection) -> None:
@@ -83,7 +83,13 @@ def drop_round(db: sqlite3.Connection) -> None:
     stage = read_round(db)
     if stage is not None:
         db.execute("DELETE FROM received WHERE version >= ?", (stage.version,))
-        write_meta(db, "round", "")
+        _close(db)
+
+
+def _close(db: sqlite3.Connection) -> None:
+    """No round is open any more."""
+    patches.drop(db, patches.ROUND)
+    write_meta(db, "round", "")
 
 
 __all__ = ["add_received", "add_round", "drop_round", "read_received", "read_round", "write_round"]

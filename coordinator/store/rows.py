@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from coordinator.store import files
+from coordinator.store import files, patches
 from coordinator.store.base import (
     About,
     Checkpoint,
@@ -22,10 +22,8 @@ from coordinator.store.base import (
 from coordinator.store.facts import (
     base_columns,
     pack_header,
-    pack_patch,
     read_meta,
     unpack_header,
-    unpack_patch,
     write_meta,
 )  # fmt: skip
 from coordinator.store.rounds import drop_round, read_received, read_round
@@ -34,7 +32,8 @@ from edge_sdk.core.errors import StoreError
 from edge_sdk.core.messages import Published
 from edge_sdk.core.records import UpdateKey, VersionId
 
-FORMAT = "2"
+FORMAT = "3"
+OLDER = ("2",)  # formats that become this one when they are opened: they hold nothing that it cannot read
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -66,11 +65,11 @@ CREATE TABLE IF NOT EXISTS rollbacks (made INTEGER PRIMARY KEY, target INTEGER N
 
 def make_schema(db: sqlite3.Connection) -> None:
     """Makes the tables where they are missing; StoreError if another program version made them."""
-    for statement in _SCHEMA.split(";"):
+    for statement in (_SCHEMA + patches.SCHEMA).split(";"):
         if statement.strip():
             db.execute(statement)
     found = read_meta(db, "format")
-    if not found:
+    if not found or found in OLDER:
         write_meta(db, "format", FORMAT)
     elif found != FORMAT:
         raise StoreError(f"format {found}, this program reads {FORMAT}; use the version of Edge SDK that wrote it")
@@ -94,9 +93,9 @@ def add_entry(db: sqlite3.Connection, entry: Entry) -> None:
     plain = {
         "key": schema.to_plain(entry.key), "task": entry.task, "digest": entry.digest, "chain": entry.chain,
         "kernel": entry.kernel, "op": entry.op, "rates": dict(entry.rates),
-        "patch": pack_patch(entry.patch),
         "staleness": entry.staleness, "num_samples": entry.num_samples, "num_steps": entry.num_steps,
         "modalities": list(entry.modalities), "utc_ns": entry.utc_ns,
+        **patches.add(db, patches.JOURNAL, entry.version, entry.patch),
     }  # fmt: skip
     header = pack_header(plain, "journal entry")
     row = (entry.version, *base_columns(entry.base), entry.norm, 1, header, entry.body)
@@ -108,7 +107,7 @@ def read_entries(db: sqlite3.Connection, after: int) -> Iterator[Entry | RoundEn
     for row in db.execute("SELECT * FROM journal WHERE version > ? ORDER BY version", (after,)):
         version, lineage, number, digest, norm, _, header, body = row
         plain: dict[str, Any] = unpack_header(header, "journal entry")
-        base, patch = VersionId(lineage, number, digest), unpack_patch(plain.pop("patch"))
+        base, patch = VersionId(lineage, number, digest), patches.take(db, patches.JOURNAL, version, plain)
         if "weights" in plain:
             replaced = files.unpack_tensors(body) if body else {}
             members = read_received(db, version)
@@ -219,6 +218,7 @@ def forget(db: sqlite3.Connection, checkpoints: int, *, headers: bool) -> list[s
             db.execute(f"UPDATE {table} SET body = NULL WHERE version <= ? AND body IS NOT NULL", (oldest,))  # noqa: S608
         else:
             db.execute(f"DELETE FROM {table} WHERE version <= ?", (oldest,))  # noqa: S608
+    patches.forget(db, patches.JOURNAL, oldest)
     return [checkpoint_file(n) for n in numbers[checkpoints:]]
 
 

@@ -97,6 +97,10 @@ class SqliteStore(Store):
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise StoreError(f"{self.folder}: cannot be written: {error}; free some space and try again") from error
+        except StoreError:  # what was to be written is too large for a record
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
 
     def _sweep(self) -> None:
         """Removes what a crash left without a row."""

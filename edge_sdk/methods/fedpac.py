@@ -181,7 +181,8 @@ class Server(SyncServerRule[Config]):
         for i, member in enumerate(members):
             a = collaboration(h, v, i)
             alpha = shares(a, i, floor=c.eigenvalue_floor, smallest=c.smallest)
-            patch[OWN.format(member.device)] = alpha @ classifiers
+            mine = (alpha @ classifiers).astype(np.float32)  # as it travels: a store keeps that in half the room
+            patch[OWN.format(member.device)] = mine.astype(np.float64)
         for m in self.spec.modality_names:
             patch |= self._follow(state, cohort, m)
         return aggregation.modality_wise(cohort), patch

@@ -319,6 +319,61 @@ def test_a_decision_about_a_cohort_comes_back_with_its_members(make: Make) -> No
     assert store.journal().norms == (0.5,)
 
 
+def _large(seed: int) -> dict[str, np.ndarray]:
+    """Returns entries of which two lie outside a header: one of float32 values, one that needs all of float64."""
+    rng = np.random.default_rng(seed)
+    halved = rng.normal(size=(90, 400)).astype(np.float32).astype(np.float64)
+    return {
+        "block/a": halved,
+        "block/b": rng.normal(size=30_000),
+        "small": rng.normal(size=3),
+        "far": np.full(9_000, 1e300),
+    }
+
+
+def _same_patch(found: object, expected: dict[str, np.ndarray]) -> bool:
+    assert isinstance(found, dict)
+    return found.keys() == expected.keys() and all(
+        value.dtype == np.float64
+        and value.shape == expected[name].shape
+        and value.tobytes() == expected[name].tobytes()
+        for name, value in found.items()
+    )
+
+
+def test_large_entries_of_a_patch_come_back_bit_for_bit(make: Make) -> None:
+    store = fresh(make)
+    _publish(store, 1)
+    store.commit(replace(entry(1), patch=_large(1)))
+    members = tuple(received(d, 2) for d in ("d1", "d2"))
+    store.open_tasks((), replace(stage_of(2), patch=_large(2)))
+    store = again(make)
+    assert _same_patch(store.journal().round.patch, _large(2))  # type: ignore[union-attr]
+    for member in members:
+        store.admit(member)
+    store.commit_round(replace(round_entry(2, *members), patch={**_large(2), **_large(3)}))
+    found = list(again(make).entries(0))
+    assert _same_patch(found[0].patch, _large(1))
+    assert _same_patch(found[1].patch, _large(3))
+
+
+def test_large_entries_of_a_state_come_back_from_a_checkpoint_bit_for_bit(make: Make) -> None:
+    store = fresh(make)
+    whole = {**state(1), **_large(4), "zeros": -np.zeros(2_000), "unknown": np.array([np.nan] * 2_000)}
+    store.checkpoint(replace(checkpoint(1), state=whole))
+    assert _same_patch(dict(again(make).newest_checkpoint().state), whole)
+
+
+def test_large_entries_go_with_the_decisions_that_recovery_does_not_read(make: Make) -> None:
+    store = fresh(make)
+    for version in (1, 2, 3):
+        store.commit(replace(entry(version), patch=_large(version)))
+        store.checkpoint(checkpoint(version))
+    (left,) = again(make).entries(0)
+    assert left.version == 3
+    assert _same_patch(left.patch, _large(3))
+
+
 def test_a_first_stage_forgets_what_an_abandoned_attempt_received(make: Make) -> None:
     store = fresh(make)
     store.open_tasks((), stage_of(kind="query"))

@@ -1,16 +1,19 @@
 """What only the store on disk can suffer: full disks, torn files, other formats, backups."""
 
 import errno
+import json
 import os
 import resource
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coordinator.store import SqliteStore, files, maintenance
+from coordinator.store import SqliteStore, facts, files, maintenance, patches, rows
+from coordinator.store.facts import pack_header, unpack_header
 from coordinator.store.sqlite import DATABASE
 from edge_sdk.core.errors import StoreError
 from tests.contract.test_stores import ABOUT, checkpoint, entry, equal, stored, task, tensors
@@ -97,6 +100,95 @@ def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     assert not any(path.exists() for path in leftovers)
     assert equal(store.newest_checkpoint().tensors, tensors(0))
     store.close()
+
+
+def test_a_store_of_format_2_is_opened_and_becomes_one_of_format_3(tmp_path: Path) -> None:
+    store = made(tmp_path / "store")
+    store.commit(entry(1))
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store" / DATABASE)) as db:
+        (header,) = db.execute("SELECT header FROM journal").fetchone()
+        plain = unpack_header(header, "journal entry")
+        assert plain.pop("large") == 0  # format 2 has all entries in the header and does not say so
+        db.execute("UPDATE journal SET header = ?", (pack_header(plain, "journal entry"),))
+        db.execute("DROP TABLE patches")
+        db.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
+        db.commit()
+    store = SqliteStore(tmp_path / "store")
+    assert store.open() == ABOUT
+    (found,) = store.entries(0)
+    assert np.array_equal(found.patch["sum/a"], entry(1).patch["sum/a"])
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store" / DATABASE)) as db:
+        assert db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() == ("3",)
+
+
+def test_a_checkpoint_of_format_2_is_read(tmp_path: Path) -> None:
+    whole = checkpoint(1)
+    listing = [[name, list(np.shape(value))] for name, value in sorted(whole.state.items())]
+    more = {
+        "state/names": np.frombuffer(json.dumps(listing).encode(), np.uint8),
+        "state/values": np.concatenate([np.ravel(value) for _, value in sorted(whole.state.items())]),
+        "updates": np.array([1, 1], np.int64),
+    }
+    (tmp_path / "old").write_bytes(files.pack_tensors(whole.tensors, more))
+    found = files.read_checkpoint(tmp_path / "old")
+    assert equal(found.tensors, whole.tensors)
+    assert all(np.array_equal(found.state[name], value) for name, value in whole.state.items())
+
+
+def test_large_entries_do_not_count_to_what_a_header_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_HEADER_LIMIT", 1 << 20)
+    store = made(tmp_path / "store")
+    blocks = {f"block/fusion/d{n}": np.arange(40_000.0) + n for n in range(12)}  # 320 kB each, as float32 160
+    store.commit(replace(entry(1), patch=blocks))
+    (found,) = store.entries(0)
+    assert all(np.array_equal(found.patch[name], value) for name, value in blocks.items())
+    store.close()
+    assert (tmp_path / "store" / DATABASE).stat().st_size < 12 * 200_000  # in half the room
+
+
+def test_a_decision_that_is_too_large_is_refused_before_it_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = made(tmp_path / "store")
+    store.commit(entry(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(facts, "_HEADER_LIMIT", 1 << 10)
+        with pytest.raises(StoreError, match=r"journal entry: .* at most 1024 .*select fewer devices per round"):
+            store.commit(replace(entry(2), patch={"cells": np.zeros(500)}))
+        patch.setattr(patches, "LARGEST", 100_000)
+        with pytest.raises(StoreError, match=r"entry 'block/a' of the method's state: .* use a smaller model"):
+            store.commit(replace(entry(2), patch={"block/a": np.full(20_000, 0.1)}))
+    store.commit(entry(2))  # nothing of it is left, and the store goes on
+    assert [e.version for e in store.entries(0)] == [1, 2]
+    store.close()
+
+
+def test_a_decision_that_has_lost_some_of_its_large_entries_is_not_replayed(tmp_path: Path) -> None:
+    store = made(tmp_path / "store")
+    store.commit(replace(entry(1), patch={f"block/{n}": np.full(20_000, 0.1) for n in range(3)}))
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store" / DATABASE)) as db:
+        db.execute("DELETE FROM patches WHERE name = 'block/1'")
+        db.commit()
+    store = SqliteStore(tmp_path / "store")
+    store.open()
+    with pytest.raises(StoreError, match="2 of 3 large entries"):
+        list(store.entries(0))
+    store.close()
+
+
+def test_a_backup_holds_large_entries(tmp_path: Path) -> None:
+    store = made(tmp_path / "store")
+    patch = {"block/a": np.full(20_000, 0.1)}
+    store.commit(replace(entry(1), patch=patch))
+    maintenance.backup(tmp_path / "store", tmp_path / "backup")
+    store.close()
+    maintenance.restore(tmp_path / "backup", tmp_path / "restored")
+    with maintenance.reading(tmp_path / "restored") as db:
+        (found,) = rows.read_entries(db, 0)
+    assert np.array_equal(found.patch["block/a"], patch["block/a"])
 
 
 def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
