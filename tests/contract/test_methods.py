@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from edge_sdk.models import build
 from tests.helpers import learning
 
 NAMES = registry.names("methods")
+PAGE_OF = {path.stem: path.read_text() for path in (Path(__file__).parents[2] / "docs" / "methods").glob("*.md")}
+PAGES = tuple(PAGE_OF.values())
 ASYNC = [name for name in NAMES if find(name).mode == "async"]
 SYNC = [name for name in NAMES if find(name).mode == "sync"]
 
@@ -44,6 +48,17 @@ def test_options_have_defaults_and_unknown_ones_are_refused(name: str) -> None:
     method.server_rule({}, learning.spec(method=name))
     with pytest.raises(ConfigError, match=f"method.{name}:no_such_option"):
         method.client_rule({"no_such_option": 1})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if find(name).client.__module__.startswith("edge_sdk.")])
+def test_a_page_names_the_method_and_every_option_of_it(name: str) -> None:
+    method = find(name)
+    options = {*method.config.model_fields, *(method.server_config or method.config).model_fields}
+    homes = [page for page in PAGES if re.search(rf"`(--method )?{name}`", page)]
+    assert homes, f"no page in docs/methods names {name!r}"
+    linked = [page + "".join(PAGE_OF[link] for link in re.findall(r"\]\((\w+)\.md\)", page)) for page in homes]
+    missing = [{option for option in options if f"`{option}" not in text} for text in linked]
+    assert set() in missing, f"docs/methods: no page of {name} names {sorted(min(missing, key=len))}"
 
 
 @pytest.mark.parametrize("modalities", [1, 2, 3])

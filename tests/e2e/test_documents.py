@@ -76,6 +76,10 @@ def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         registry._group.cache_clear()
 
 
+def test_a_method_of_ones_own_takes_less_than_60_lines() -> None:
+    assert len((ROOT / "examples" / "own_method.py").read_text().splitlines()) < 60
+
+
 def _exit_code(path: Path) -> int:
     try:
         runpy.run_path(str(path), run_name="__main__")
