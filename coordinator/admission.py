@@ -38,6 +38,7 @@ class Inspected:
 
     update: Update
     norm: float  # root mean square of the change, over params
+    norms: Mapping[str, float]  # module → Euclidean norm of its change, over params
 
 
 def inspect(chain: Chain, layout: ModelLayout, data: bytes, base: ModelTensors) -> Inspected:
@@ -56,20 +57,18 @@ def inspect(chain: Chain, layout: ModelLayout, data: bytes, base: ModelTensors) 
                 size = int(np.prod(tensor.shape, dtype=np.int64))
                 if (segments.stats[tensor.offset : tensor.offset + size] < 0).any():
                     raise UpdateRejected(Reason.NON_FINITE, f"{name}.{tensor.name}: a variance is negative")
-    return Inspected(update, _norm(update, base))
+    squares = {name: _square(update, base, name) for name in update.tensors}
+    count = sum(segments.params.size for segments in update.tensors.values())
+    norms = {name: float(np.sqrt(square)) for name, square in squares.items()}
+    return Inspected(update, float(np.sqrt(sum(squares.values()) / max(1, count))), norms)
 
 
-def _norm(update: Update, base: ModelTensors) -> float:
-    total, count = 0.0, 0
-    for name, segments in update.tensors.items():
-        change = segments.params if update.kind == "delta" else segments.params - base[name].params
-        with np.errstate(over="ignore"):
-            square = float(np.dot(change, change))
-        if not np.isfinite(square):
-            square = float(np.square(change, dtype=np.float64).sum())
-        total += square
-        count += change.size
-    return float(np.sqrt(total / max(1, count)))
+def _square(update: Update, base: ModelTensors, name: str) -> float:
+    params = update.tensors[name].params
+    change = params if update.kind == "delta" else params - base[name].params
+    with np.errstate(over="ignore"):
+        square = float(np.dot(change, change))
+    return square if np.isfinite(square) else float(np.square(change, dtype=np.float64).sum())
 
 
 class Admission:

@@ -92,6 +92,7 @@ class UpdateApplied:
     wait_s: float = 0.0
     payload: Mapping[str, float] = field(default_factory=dict)  # scalars of the update's payload
     figures: Mapping[str, float] = field(default_factory=dict)  # what the method says of its state: imbalance, …
+    norms: Mapping[str, float] = field(default_factory=dict)  # module → ‖Δ‖ over params; asynchronous methods only
     latency_s: float = 0.0  # last chunk seen → reply handed to the transport
 
 

@@ -16,7 +16,7 @@ from edge_sdk.core.records import Update
 
 def applied(
     entry: Entry | Received, update: Update, *, rates: Mapping[str, float], staleness: int, count: int,
-    figures: Mapping[str, float], latency_s: float,
+    figures: Mapping[str, float], latency_s: float, norms: Mapping[str, float] | None = None,
 ) -> events.UpdateApplied:  # fmt: skip
     """Returns the event of one update.
 
@@ -27,6 +27,7 @@ def applied(
         staleness: server version − base version.
         count: updates applied so far, this one included.
         figures: what the method says of its state.
+        norms: module → Euclidean norm of its change.
         latency_s: last chunk seen → reply handed to the transport; 0 where the reply came before the decision.
     """
     scalars = {name: float(value.item()) for name, value in update.payload.items() if np.size(value) == 1}
@@ -36,7 +37,7 @@ def applied(
         bytes_up=wire_bytes(len(entry.body), -(-len(entry.body) // (MAX_CHUNK - PREAMBLE_BYTES))),
         raw_bytes=raw_bytes(update.tensors), modalities=entry.modalities, num_samples=entry.num_samples,
         num_steps=entry.num_steps, applied=count, train_s=update.train_s, wait_s=update.wait_s,
-        payload=scalars, figures=dict(figures), latency_s=latency_s,
+        payload=scalars, figures=dict(figures), norms=dict(norms or {}), latency_s=latency_s,
     )  # fmt: skip
 
 

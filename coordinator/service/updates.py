@@ -132,7 +132,7 @@ class Updates:
         self._emit(
             applied(
                 entry, inspected.update, rates=entry.rates, staleness=staleness, count=ledger.updates,
-                figures=ledger.figures(), latency_s=(self._clock.now_ns() - seen_ns) / NS,
+                figures=ledger.figures(), norms=inspected.norms, latency_s=(self._clock.now_ns() - seen_ns) / NS,
             )
         )  # fmt: skip
         return reply

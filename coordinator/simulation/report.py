@@ -39,6 +39,9 @@ class Trace:
     virtual_s: float
     rates: Mapping[str, float]  # module → rate or weight
     figures: Mapping[str, float]  # of the method's state, e.g. imbalance.<modality>; scalars of the payload
+    norms: Mapping[str, float] = field(
+        default_factory=dict
+    )  # module → ‖Δ‖ of the update; per step and lr: its gradient
 
 
 @dataclass(frozen=True, slots=True)

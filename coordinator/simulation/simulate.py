@@ -95,7 +95,7 @@ class Record:
             self.applied.append(Applied(event.device, event.sequence, event.base, event.staleness, now_s))
             if len(self.applied) % self.every == 0:
                 said = {**event.figures, **event.payload}
-                self.trace.append(Trace(len(self.applied), now_s, dict(event.rates), said))
+                self.trace.append(Trace(len(self.applied), now_s, dict(event.rates), said, dict(event.norms)))
             self.progress(len(self.applied))
         elif isinstance(event, Evaluated):
             self.curve.append(Point(event.version, now_s, event.acc, dict(event.acc_by_modality)))

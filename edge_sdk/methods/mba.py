@@ -17,6 +17,9 @@ fewer than two modalities known ρ = 0 (A8). No data-size weights (A12); norms a
 Anchors are kept by window number, constants of the round (A4). With momentum, policies that stop between epochs start
 every epoch of an anchor with a fresh momentum buffer.
 
+Two readings besides, off by default: `anchor_late` trains an anchor of the late modality as well, once it is there;
+`centred` takes cosines around the mean anchor, since features that are all positive have large ones whatever they say.
+
 Eq. 7 is kept incrementally (`learn.decayed_mean`), O(1) per report whatever the number of clients.
 
 Ablations: β = 0 is "without regularization" (anchors are still trained, for d), γ = 0 "without balance-aware
@@ -60,6 +63,8 @@ class Config(Model):
     d_report: Literal["post", "last_epoch"] = "post"  # A5
     rho_clip: float = Field(default=0.0, ge=0)  # A10: |ρ| at most this; 0: no limit
     reset_heads: bool = False  # A11: new private heads every round
+    anchor_late: bool = False  # A1: the late modality gets an anchor, too, trained once it is there
+    centred: bool = False  # cosines of what deviates from the mean anchor of the local set
     epochs_uni: int = Field(default=0, ge=0)  # A14: epochs of an anchor; 0: as many as the plan says
 
 
@@ -96,7 +101,7 @@ class Client(ClientRule[Config]):
     """Anchors while waiting, then fused training that stays near them."""
 
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
-        early = view.in_order if view.waiting else view.in_order[:-1]  # ties by the order of the plan (A1)
+        early = view.in_order if view.waiting else self._anchored(view)  # ties by the order of the plan (A1)
         policy = self.config.anchor_policy
         phases: list[Phase] = []
         if policy == "wait" or view.waiting:
@@ -105,6 +110,9 @@ class Client(ClientRule[Config]):
             return tuple(phases)
         keep = tuple(f"encoder.{m}" for m in early) if self.config.warm_start else ()
         return (*phases, fused_phase(view, keep=keep)) if view.here else ()
+
+    def _anchored(self, view: RoundView) -> tuple[str, ...]:
+        return view.in_order if self.config.anchor_late else view.in_order[:-1]
 
     def _anchor_phases(self, view: RoundView, m: str) -> list[Phase]:
         """Returns what is left of the anchor of m; one phase per epoch where the policy may stop it between two."""
@@ -120,9 +128,12 @@ class Client(ClientRule[Config]):
         if ctx.phase.name == ANCHOR:
             ctx.own[_head(ctx.phase.modalities[0])] = self._load_head(ctx, ctx.phase.modalities[0])
         else:
-            early = ctx.job.view.in_order[:-1]
+            early = self._anchored(ctx.job.view)
             data, known = ctx.job.data, [m for m in early if f"anchor/{m}" in ctx.carry]
-            ctx.scratch["anchors"] = {m: anchors.match(ctx.carry, f"anchor/{m}", data, data.has[m]) for m in known}
+            found = {m: anchors.match(ctx.carry, f"anchor/{m}", data, data.has[m]) for m in known}
+            centres = {m: anchor[rows].mean(0) if self.config.centred else 0.0 for m, (anchor, rows) in found.items()}
+            ctx.scratch["centres"] = centres  # what cosines are taken around: (D,) or 0
+            ctx.scratch["anchors"] = {m: (anchor - centres[m], rows) for m, (anchor, rows) in found.items()}
             ctx.scratch["sums"] = {}
 
     def forward(self, ctx: ClientContext, batch: Batch) -> Out:
@@ -148,7 +159,8 @@ class Client(ClientRule[Config]):
         for m, (anchor, known) in ctx.scratch["anchors"].items():
             rows = known[batch.rows]
             if rows.any():
-                distances[m] = anchor_distance(out.features[m][rows], anchor[batch.rows][rows]).mean()
+                h = out.features[m][rows] - ctx.scratch["centres"][m]
+                distances[m] = anchor_distance(h, anchor[batch.rows][rows]).mean()
                 ctx.scratch["sums"].setdefault((ctx.epoch, m), []).append(float(distances[m].detach()))
         return distances
 
@@ -182,7 +194,7 @@ class Client(ClientRule[Config]):
             h = encoded(ctx, m)
             rows = ctx.samples.rows[known[ctx.samples.rows]]
             if len(rows):
-                d = anchor_distance(h[known[ctx.samples.rows]], anchor[rows])
+                d = anchor_distance(h[known[ctx.samples.rows]] - ctx.scratch["centres"][m], anchor[rows])
                 found[m] = float(d.double().mean())
         return found
 

@@ -66,6 +66,30 @@ def test_three_modalities_have_two_anchors() -> None:
     assert [p.modalities for p in end] == [("acc", "gyro", "mic")]
 
 
+def test_the_late_modality_gets_an_anchor_where_it_is_asked_for() -> None:
+    rule = client(anchor_late=True)
+    late = replace(ANCHOR_ACC, modalities=("gyro",), train=("encoder.gyro",))
+    assert rule.schedule(learning.view(("acc",))) == (ANCHOR_ACC,)
+    assert rule.schedule(learning.view(("acc", "gyro"), finished=(ANCHOR_ACC,))) == (late, FUSED)
+    final, _ = learning.train_round(learning.spec(config={"anchor_late": True}), ("acc", "gyro"))
+    assert set(final.payload) == {"distance.acc", "distance.gyro"}
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_reported_distance_by_hand(centred: bool) -> None:
+    spec, data = learning.spec(config={"centred": centred}), learning.round_data(40)
+    final, results = learning.train_round(spec, ("acc", "gyro"), data=data)
+    model = build.build(spec)
+    params.load(model.named(), {**build.initial_tensors(spec), **final.tensors})
+    with torch.no_grad():
+        h = model.eval().encode({"acc": torch.from_numpy(data.x["acc"])})["acc"].double().numpy()
+    anchor = results[0].carry["anchor/acc"].astype(np.float64)
+    centre = anchor.mean(0) if centred else 0.0
+    a, b = h - centre, anchor - centre
+    d = np.mean(1 - (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
+    assert float(final.payload["distance.acc"]) == pytest.approx(d, abs=1e-5)
+
+
 @pytest.mark.parametrize("policy", ["drop", "truncate"])
 def test_policies_that_stop_between_epochs(policy: str) -> None:
     rule = client(anchor_policy=policy, epochs_uni=3)

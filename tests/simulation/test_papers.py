@@ -21,8 +21,9 @@ from tests.helpers.public_data import BESIDE
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "examples" / "papers").glob("**/*.toml"))
 PAPERS = {
-    "mba_table1", "mba_ablation", "mba_scalability", "mba_sensitivity", "bmsfed_table2", "bmsfed_incongruity",
-    "hgb_table2", "qqr_missing_rate", "qqr_bits", "methods",
+    "mba_table1", "mba_table2", "mba_ablation", "mba_scalability", "mba_sensitivity", "bmsfed_table2",
+    "bmsfed_incongruity", "hgb_table2", "qqr_missing_rate", "qqr_bits", "methods",
+    "which_mba_utd_mhad", "which_mba_cg_mnist", "which_mba_synthetic",
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def test_the_small_form_runs(path: Path, select: Any, monkeypatch: pytest.Monkey
     pairs = []
     for run in runs(study, form="quick"):
         args = arguments(run)
-        args.data = data_folder(BESIDE, args.dataset)
+        args.data = None if args.dataset.startswith("synthetic") else data_folder(BESIDE, args.dataset)
         report = simulate.prepare(args).run()
         assert report.rejected == 0
         assert report.updates >= args.updates
