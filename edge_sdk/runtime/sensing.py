@@ -59,6 +59,7 @@ class Sensing:
         self.streams = streams
         self.reservoir = reservoir
         self.unpublished = 0  # predictions that were dropped: nobody was there, or they came too fast
+        self.overtaken = 0  # windows that were not predicted: they became old while another one was
         self._predictor = predictor
         self._publish = publish
         self._refine = refine
@@ -83,7 +84,15 @@ class Sensing:
             self.reservoir.close()
 
     def _window(self, window: Window) -> None:
-        prediction = None if self._predictor is None else self._predictor.predict(window)
+        old = self.streams.behind and self._predictor is not None
+        self.overtaken += old
+        prediction = None if self._predictor is None or old else self._predictor.predict(window)
+        if old and self.overtaken == 1:
+            log.warning(
+                "%s: a prediction takes longer than window.hop_s; windows that are ready meanwhile are kept "
+                "for training, but not predicted (counted): lengthen the hop, or take a faster engine or encoder",
+                self._device,
+            )
         self.reservoir.add(window)
         self._say(prediction)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from edge_sdk.core.clock import NS, Clock
+from edge_sdk.core.clock import NS, Clock, WallClock
 from edge_sdk.core.config import SensorConfig
 from edge_sdk.core.interfaces import Driver
 from edge_sdk.core.records import Chunk, LatePart, Window
@@ -57,7 +57,10 @@ class Streams:
             buffer_s=max((s.buffer_s for s in sensors.values()), default=30.0),
             watches=watches,
         )
+        self.behind = False  # what is given out now became ready while the consumer was away for more than a hop
         self._clock = clock
+        self._real = not isinstance(clock, WallClock) or clock.speed == 1  # faster, only the reader is slow
+        self._hop_ns = round(spec.window.hop_s * NS)
         self._tap = tap
         self._wake = asyncio.Event()
         self._waits_for_ns: float = math.inf
@@ -86,11 +89,21 @@ class Streams:
     async def items(self) -> AsyncIterator[Window | LatePart]:
         """Yields windows at their deadlines and late parts as they come; one consumer.
 
+        A consumer that is away for more than a hop finds old windows when it comes back, and would find older ones each
+        time: `behind` is set for them, once, so that it may pass them by and be there when the next one is ready.
+
         Ends after aclose(), and when all sources are finite and everything of them was given out.
         """
         while not self._closed:
+            away = self.behind
             for item in self.windower.advance(self._clock.now_ns()):
+                given_ns = self._clock.now_ns()
                 yield item
+                self.behind |= self._real and self._clock.now_ns() - given_ns > self._hop_ns
+            if self.behind and not away:
+                await self._clock.sleep(0)  # what has come meanwhile
+                continue
+            self.behind = False
             due_ns = self.windower.next_deadline_ns
             if due_ns is None and all(pump.exhausted for pump in self._devices):
                 return

@@ -1,10 +1,12 @@
 """Numbered frames through the camera driver in a process of its own, and the sources that need one.
 
-python -m tests.helpers.camera_frames FRAMES PAUSE_S OPTIONS     reads through the driver, prints JSON
+python -m tests.helpers.camera_frames FRAMES PAUSE_S OPTIONS             reads through the driver, prints JSON
+python -m tests.helpers.camera_frames WINDOWS PAUSE_S OPTIONS DEADLINE_S  the same of windows of one frame period
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -63,6 +65,50 @@ def no_bindings(folder: Path) -> str:
     if subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=False).returncode:
         return f"the system's PyGObject is for another Python than {sys.version_info[0]}.{sys.version_info[1]}"
     return ""
+
+
+def watch_windows(env: dict[str, str], count: int, pause_s: float, deadline_s: float, **options: Any) -> dict[str, Any]:
+    """Takes so many windows in a process of its own, blocking its loop after each; returns what `windows` says."""
+    command = [sys.executable, "-m", "tests.helpers.camera_frames", str(count), str(pause_s), json.dumps(options)]
+    done = subprocess.run(
+        [*command, str(deadline_s)], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=120
+    )
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+async def windows(count: int, pause_s: float, deadline_s: float, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns how old the frame in each window was when a consumer got it, ns, and how many windows it passed by.
+
+    The whole way: driver, pump, windows as long as a frame period, and a consumer that blocks the loop, as a prediction
+    does.
+    """
+    from edge_sdk.core.clock import NS, WallClock
+    from edge_sdk.core.config import SensorConfig
+    from edge_sdk.core.records import Window
+    from edge_sdk.core.spec import FederationSpec, ModalitySpec, WindowSpec
+    from edge_sdk.streams.pipeline import Streams
+
+    o = {"size": 0, "fps": 30.0, "width": WIDTH, "height": HEIGHT, **options}
+    grid = WindowSpec(length_s=1 / o["fps"], hop_s=1 / o["fps"], deadline_s=deadline_s)
+    modality = ModalitySpec(name="camera", shape=(3, HEIGHT, WIDTH))
+    spec = FederationSpec(name="f", modalities=(modality,), classes=("a", "b"), window=grid)
+    clock, ages, passed, pause = WallClock(), list[int](), 0, threading.Event()
+    streams = Streams(spec, {"camera": SensorConfig(driver="camera", drop="latest", options=o)}, clock)
+    await streams.start()
+    async for item in streams.items():
+        if not isinstance(item, Window):
+            continue
+        if streams.behind:
+            passed += 1
+            continue
+        newest_ns = item.t_ns + item.length_ns + round((deadline_s - item.age_s["camera"]) * NS)
+        ages.append(clock.now_ns() - newest_ns)
+        if len(ages) == count:
+            break
+        pause.wait(pause_s)
+    await streams.aclose()
+    return {"ages": ages, "passed": passed}
 
 
 def watch(env: dict[str, str], count: int, pause_s: float = 0.0, **options: Any) -> dict[str, Any]:
@@ -154,4 +200,8 @@ def no_rtsp() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(read(int(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3]))))
+    how_many, paused_s, given = int(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+    if len(sys.argv) > 4:
+        sys.stdout.write(json.dumps(asyncio.run(windows(how_many, paused_s, float(sys.argv[4]), given))))
+    else:
+        sys.stdout.write(json.dumps(read(how_many, paused_s, given)))

@@ -8,7 +8,7 @@ import pytest
 from edge_sdk.core.clock import NS
 from sensors.capture import DRIVER_ERR_NS
 from tests.helpers import virtual_v4l2
-from tests.helpers.camera_frames import watch
+from tests.helpers.camera_frames import watch, watch_windows
 
 pytest.importorskip("cv2", reason="OpenCV is not installed (extra `camera`)")
 
@@ -35,3 +35,12 @@ def test_a_slow_consumer_sees_no_frame_older_than_two_periods(env: dict[str, str
     got = watch(env, 25, pause_s=0.1, source=virtual_v4l2.DEVICE)
     assert np.quantile(got["ages"], 0.9) < 2 * PERIOD_NS
     assert np.median(np.diff(got["numbers"])) >= 2
+
+
+@pytest.mark.parametrize("deadline_s", [0.0, 0.25])
+def test_in_the_windows_of_a_slow_consumer_is_no_frame_older_than_two_periods(
+    env: dict[str, str], deadline_s: float
+) -> None:
+    got = watch_windows(env, 30, pause_s=0.1, deadline_s=deadline_s, source=virtual_v4l2.DEVICE)
+    assert np.median(got["ages"]) < 2 * PERIOD_NS  # three and a half, where nothing is passed by
+    assert got["passed"] > 5
