@@ -191,13 +191,15 @@ class Rounds:
         A selection from the first that come back would be another one than without the restart.
         """
         here = {member.device for member in self._fleet.members() if self._desk.scheduler.fits(member)}
-        if not self._resumed or self._received.keys() <= here:
-            return True
+        now_ns, since_ns = self._clock.now_ns(), self._back_since_ns
         if not here:
-            return False  # a device that comes wakes the service
-        if self._back_since_ns is None:
-            self._back_since_ns = self._clock.now_ns()
-        return self._clock.now_ns() >= self._back_since_ns + round(self._config.gather_s * NS)
+            since_ns = None  # a device that comes wakes the service
+        elif since_ns is None:
+            since_ns = now_ns
+        long_enough = since_ns is not None and now_ns >= since_ns + round(self._config.gather_s * NS)
+        self._resumed = self._resumed and not long_enough and not self._received.keys() <= here
+        self._back_since_ns = since_ns if self._resumed else None
+        return not self._resumed
 
     def _size(self, pool: Iterable[Member]) -> int:
         return min(self._desk.scheduler.concurrency(self._fleet), sum(1 for _ in pool))

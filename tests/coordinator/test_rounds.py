@@ -356,6 +356,41 @@ def test_after_a_restart_a_device_that_does_not_come_back_is_not_waited_for_long
     run_virtual(main)
 
 
+def test_while_paused_nobody_is_selected_after_a_restart_either(asking: FederationSpec) -> None:
+    store = MemoryStore()
+
+    async def main(clock: VirtualClock) -> None:
+        await _all_answered(clock, asking, store)
+        async with federation(clock, spec=asking, store=store, config=config(policy="sampled", fraction=0.5)) as world:
+            world.center.pause()
+            first = await world.peer("d1")
+            await clock.sleep(20.0)  # longer than the others are waited for
+            assert not world.of(events.RoundStarted)
+            world.center.resume()
+            assert (await first.within(first.tasks.get)).plan.phase == "largest"
+
+    run_virtual(main)
+
+
+def test_a_device_that_comes_back_and_goes_again_leaves_the_round_open(asking: FederationSpec) -> None:
+    store = MemoryStore()
+
+    async def main(clock: VirtualClock) -> None:
+        await _all_answered(clock, asking, store)
+        async with federation(clock, spec=asking, store=store, config=config(policy="sampled", fraction=0.5)) as world:
+            first = await world.peer("d1")
+            await clock.sleep(2.0)
+            await first.say("offline")
+            await clock.sleep(20.0)
+            assert not world.of(events.RoundClosed)
+            await first.say("online")
+            await world.peer("d2")
+            await clock.sleep(1.0)
+            assert world.of(events.RoundStarted) == [events.RoundStarted(0, "train", ("d2",))]
+
+    run_virtual(main)
+
+
 def test_a_replay_of_rounds_gives_the_same_bits(asking: FederationSpec) -> None:
     """Invariant 14."""
     store = MemoryStore(keep="all", lineage="c" * 32)
