@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from edge_sdk.core.clock import Clock, WallClock, monotonic_ns
+from edge_sdk.core.compute import SHORT
 from edge_sdk.core.config import parse
 from edge_sdk.core.errors import PluginError, SensorUnavailable
 from edge_sdk.core.held import Held
@@ -86,7 +87,7 @@ class ButtonLabels(LabelSource):
 
     @abstractmethod
     def open(self) -> Device:
-        """Returns the open buttons; SensorUnavailable says what to do."""
+        """Returns the open buttons; SensorUnavailable says what to do. It may take its time: it runs off the loop."""
 
     async def labels(self) -> AsyncIterator[Label]:
         """Yields spans as they end, and pieces of long ones; waits for ever."""
@@ -106,7 +107,7 @@ class ButtonLabels(LabelSource):
     async def _opened(self) -> Device:
         while True:
             try:
-                device = self.open()
+                device = await self.compute.run(SHORT, 0, self.open)
             except SensorUnavailable as error:
                 self._say(error)
                 self.reconnects += 1

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge_sdk.core.clock import monotonic_ns
+from edge_sdk.core.compute import Compute, InlineCompute
 from edge_sdk.core.records import Arrival, Chunk, Float32, Int64, Label, ModelTensors, RoundData
 
 
@@ -208,6 +209,10 @@ class CodecStep(ABC):
 
 class LabelSource(ABC):
     """Where labels come from."""
+
+    compute: Compute = (
+        InlineCompute()
+    )  # the device puts its own here; what may block, such as opening a port, goes there
 
     @abstractmethod
     def labels(self) -> AsyncIterator[Label]:

@@ -129,6 +129,7 @@ class Labelling:
         epoch_ns: where replayed time begins.
         time: where the stream clock lies in the time of day.
         device: our id.
+        compute: where sources do what may block.
     """
 
     def __init__(
@@ -141,12 +142,15 @@ class Labelling:
         epoch_ns: int,
         time: StreamTime,
         device: str,
+        compute: Compute,
     ) -> None:
         self.joiner = joiner
         self.sources: dict[str, LabelSource] = {
             name: registry.load("labels", config.source)(config.options, clock, epoch_ns=epoch_ns)
             for name, config in configs.items()
         }
+        for source in self.sources.values():
+            source.compute = compute
         self._reservoir = reservoir
         self._time = time
         self._device = device

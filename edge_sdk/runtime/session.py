@@ -163,7 +163,7 @@ class Session:
         joiner = LabelJoiner(self.spec.window, self.spec.classes, horizon_s=config.reservoir.join_horizon_s)
         self.labelling = Labelling(
             config.labels, joiner, reservoir, clock=parts.stream_clock, epoch_ns=streams.epoch_ns, time=time,
-            device=parts.device,
+            device=parts.device, compute=parts.compute,
         )  # fmt: skip
         group.start(self.sensing.run(), name=f"{parts.device} sense")
         for name, source in self.labelling.sources.items():

@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import pytest
 
 from edge_sdk.core import registry
 from edge_sdk.core.clock import NS, WallClock, monotonic_ns
+from edge_sdk.core.compute import FieldCompute
 from edge_sdk.core.errors import ConfigError, PluginError
 from edge_sdk.core.records import Label
 from sensors import buttons
@@ -343,3 +345,35 @@ def test_without_the_library_the_line_to_install_it(name: str, module: str) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"pip install 'edge-sdk[{name}]'" in done.stdout
+
+
+def test_a_port_that_takes_its_time_to_open_holds_nobody_up(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening waits for what only another task of the loop does: on the loop itself it would wait for ever."""
+    ready = threading.Event()
+    opened = buttons.Port
+
+    def slow(path: str, baud: int) -> buttons.Port:
+        assert ready.wait(10), "the event loop stood still while the port was opened"
+        ports.append(opened(path, baud))
+        return ports[-1]
+
+    ports: list[buttons.Port] = []
+    monkeypatch.setattr(buttons, "Port", slow)
+
+    async def main() -> Label:
+        source = serial(board)
+        source.compute = FieldCompute()
+        labels = source.labels()
+        first = asyncio.ensure_future(labels.__anext__())  # type: ignore[arg-type]
+        asyncio.get_running_loop().call_later(0.05, ready.set)
+        await until(lambda: len(ports) == 1)
+        await asyncio.sleep(0)  # the source takes what its worker has opened
+        for on in ("1", None):
+            board.says("1\n")
+            await until(lambda: source._on == on)  # noqa: B023 - awaited at once
+        label = await first
+        await labels.aclose()  # type: ignore[attr-defined]
+        await source.compute.aclose()
+        return label
+
+    assert asyncio.run(main()).name == "walk"
