@@ -189,7 +189,8 @@ class Session:
         """What is wrong with this device, for its status."""
         troubles = [part.trouble for part in (self.predictor, self.swapper) if part is not None]
         if self.sensing is not None:
-            troubles += self.sensing.streams.windower.watches.notes
+            windower = self.sensing.streams.windower
+            troubles += [*windower.watches.notes, *(lateness.note for lateness in windower.lateness.values())]
         return tuple(trouble[:NOTE_CHARS] for trouble in troubles if trouble)
 
     def _train(self, group: Group, rounds: RoundSource) -> None:

@@ -133,6 +133,7 @@ class Streams:
             "chunks": pump.counters.chunks,
             "in_windows": counters.used,
             "pending": self.windower.pending(name),
+            "late": self.windower.lateness[name].late,
             "dropped": merged_drops(pump.counters, counters),
             "reconnects": pump.counters.reconnects,
             "last_age_s": age_s if math.isfinite(age_s) else None,

@@ -17,6 +17,7 @@ from edge_sdk.core.records import Chunk, LatePart, Window
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.streams.counters import Counters, Drop
 from edge_sdk.streams.kinds import make_track
+from edge_sdk.streams.lateness import Lateness
 from edge_sdk.streams.tracks import Part, Times
 from edge_sdk.streams.watch import Watches
 
@@ -55,6 +56,7 @@ class Windower:
         self._tracks = {n: make_track(spec.modality(n), spec.window, self._times) for n in names}
         self._order = {n: i for i, n in enumerate(spec.modality_names)}
         self._buffer_ns = round(buffer_s * NS)
+        self.lateness = {n: Lateness(n, spec.window.deadline_s) for n in names}
         self.watches = watches or Watches(HealthConfig(enabled=False))
         self._waiting: dict[int, dict[str, Part]] = {}  # windows not given out yet
         self._complete: set[int] = set()  # those of them that have every modality
@@ -118,6 +120,8 @@ class Windower:
         self._complete.clear()
         self.windows += len(items)
         self.late_parts += len(self._late)
+        for late in self._late:
+            self.lateness[late.modality].take(max((now_ns - self._times.deadline(late.index)) / NS, 1e-9))
         items.extend(self._late)
         self._late = []
         return items
@@ -131,6 +135,7 @@ class Windower:
             start_ns = self._times.start(part.index)
             self._late.append(LatePart(part.index, start_ns, part.modality, part.data, part.quality))
             return
+        self.lateness[part.modality].take(0.0)
         parts = self._waiting.setdefault(part.index, {})
         parts[part.modality] = part
         if len(parts) == len(self._tracks):

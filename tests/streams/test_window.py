@@ -14,6 +14,7 @@ from edge_sdk.core.errors import ConfigError
 from edge_sdk.core.records import Chunk, LatePart, Window
 from edge_sdk.core.spec import FederationSpec, ModalitySpec, WindowSpec
 from edge_sdk.streams.counters import Drop
+from edge_sdk.streams.lateness import LOOK_AT
 from edge_sdk.streams.window import Windower
 from tests.helpers.streams import PERIOD_NS, chunk, inertial_spec
 
@@ -294,3 +295,30 @@ def test_conservation(steps: list[tuple[str, int, int, bool]], hop_s: float, spe
     first = round(hop_s / 0.02)
     arrays = [(w.index, a) for w in windows(items) for a in w.data.values()] + [(p.index, p.data) for p in late(items)]
     assert all(np.allclose(a[1], np.arange(128) + i * first, atol=1e-3) for i, a in arrays)
+
+
+def test_a_modality_that_is_always_late_is_said_once_with_what_to_set(caplog: pytest.LogCaptureFixture) -> None:
+    """Blocks of 0.3 s against a deadline of 0.25: the end of each window comes 50 ms after it."""
+    windower = Windower(inertial_spec(hop_s=2.56))
+    windower.advance(0)
+
+    def windows_of(first: int, count: int, late_s: float) -> None:
+        for i in range(first, first + count):
+            windower.push(chunk("acc", i * 128, 128))
+            windower.advance(s(2.56 * (i + 1)))
+            if late_s:
+                windower.advance(s(2.56 * (i + 1) + 0.25))
+            windower.push(chunk("gyro", i * 128, 128))
+            windower.advance(s(2.56 * (i + 1) + 0.25 + late_s))
+
+    windows_of(0, LOOK_AT + 4, 0.05)
+    gyro = windower.lateness["gyro"]
+    assert gyro.late == LOOK_AT + 4
+    assert windower.lateness["acc"].note == ""
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert said == gyro.note
+    assert said.startswith("gyro comes too late for nearly every window (32 of 32, 0.05 s after the deadline")
+    assert "set window.deadline_s of the federation to 0.31 (now 0.25)" in said
+    assert "sensors.gyro.options.block_s" in said
+    windows_of(LOOK_AT + 4, 5, 0.0)
+    assert gyro.note == ""  # and the device's status no longer says it
