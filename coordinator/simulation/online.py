@@ -76,6 +76,11 @@ def window(profile: OnlineProfile, samples: int, task: int) -> np.ndarray:
     return np.arange(end - size, end, dtype=np.int64) % samples
 
 
+def stream(data: Dataset, *, seed: int, device: int) -> Dataset:
+    """Returns a client's samples in the order in which they come."""
+    return data.take(np.random.default_rng([seed, device, _ORDER]).permutation(len(data.y)))
+
+
 class OnlineSource(RoundSource):
     """The reservoir of a simulated device in the online world.
 
@@ -91,8 +96,7 @@ class OnlineSource(RoundSource):
     def __init__(
         self, data: Dataset, online: OnlineProfile, profile: WorldProfile, clock: Clock, *, seed: int, device: int
     ) -> None:
-        order = np.random.default_rng([seed, device, _ORDER]).permutation(len(data.y))
-        self._data = data.take(order)
+        self._data = stream(data, seed=seed, device=device)
         self._online = online
         self._profile = profile
         self._clock = clock
@@ -127,4 +131,4 @@ def _spread(x: Float32) -> Float32:
     return spread
 
 
-__all__ = ["OnlineProfile", "OnlineSource", "Trouble", "read", "trouble", "window"]
+__all__ = ["OnlineProfile", "OnlineSource", "Trouble", "read", "stream", "trouble", "window"]

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from coordinator.simulation.regret import Running
+
 LAST_VERSIONS = 20  # acc_median looks at this many evaluated versions
 
 
@@ -67,6 +69,7 @@ class Report:
     workers: int = 1
     unimodal: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # way of asking → modality → accuracy
     missing: Mapping[str, float] = field(default_factory=dict)  # modality → accuracy of all others together
+    running: Running | None = None  # losses round by round, of an online world
     curve: Sequence[Point] = ()
     trace: Sequence[Trace] = ()
     applied: Sequence[Applied] = field(default=(), repr=False)
@@ -75,8 +78,9 @@ class Report:
         """Returns plain data; the list of applied updates is left out."""
         data = asdict(self)
         del data["applied"]
-        if self.rounds is None:
-            del data["rounds"]
+        for name in ("rounds", "running"):
+            if data[name] is None:
+                del data[name]
         return data
 
 

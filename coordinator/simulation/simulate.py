@@ -21,13 +21,14 @@ from coordinator.config import (
     StopConfig,
 )  # fmt: skip
 from coordinator.evaluate import Evaluation, evaluate, unimodal, without
-from coordinator.events import Evaluated, RoundClosed, UpdateApplied, UpdateRejected
+from coordinator.events import Evaluated, Published, RoundClosed, UpdateApplied, UpdateRejected
 from coordinator.preparation import Split
 from coordinator.service import Coordinator
 from coordinator.simulation import ownership
 from coordinator.simulation.online import OnlineProfile, OnlineSource
 from coordinator.simulation.partition import partition
 from coordinator.simulation.profiles import MBA, WorldProfile
+from coordinator.simulation.regret import Running, running
 from coordinator.simulation.report import Applied, Point, Report, Trace, last_median
 from coordinator.simulation.world import ModelledCost, ScriptedSource
 from coordinator.store import MemoryStore
@@ -36,7 +37,7 @@ from edge_sdk.core.clock import NS, Clock, WallClock, run_virtual
 from edge_sdk.core.compute import ModelledCompute
 from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig, SensorConfig
 from edge_sdk.core.interfaces import RoundSource, Transport
-from edge_sdk.core.records import ModelTensors
+from edge_sdk.core.records import Dataset, ModelTensors, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn.local_training import single_thread
 from edge_sdk.learn.seeds import derive
@@ -87,6 +88,8 @@ class Record:
     every: int = 1  # updates between two traces
     rejected: int = 0
     rounds: int = 0  # synchronous ones that made a version
+    versions: dict[int, ModelTensors] = field(default_factory=dict)  # by number, where the world asks for them
+    keep: Callable[[Published], ModelTensors] | None = None  # reads a version that is to be kept
     progress: Callable[[int], None] = lambda updates: None
 
     def __call__(self, event: Any) -> None:
@@ -101,6 +104,8 @@ class Record:
             self.curve.append(Point(event.version, now_s, event.acc, dict(event.acc_by_modality)))
         elif isinstance(event, UpdateRejected):
             self.rejected += 1
+        elif isinstance(event, Published) and self.keep is not None:
+            self.versions[event.version] = self.keep(event)
         elif isinstance(event, RoundClosed):
             self.rounds += bool(event.devices)
 
@@ -182,9 +187,12 @@ class Simulation:
             stop=StopConfig(updates=world.updates),
             admission=AdmissionConfig(enrolment="open"),
         )
+        store = MemoryStore(lineage=f"{derive(world.seed, 'lineage'):032x}")
+        if world.online is not None:
+            record.keep = lambda out: store.tensors(VersionId(store.lineage, out.version, out.digest))
         return Coordinator(
-            config, self.spec, transport=link, clock=clock, compute=compute,
-            store=MemoryStore(lineage=f"{derive(world.seed, 'lineage'):032x}"), test=self.data.test, observer=record,
+            config, self.spec, transport=link, clock=clock, compute=compute, store=store, test=self.data.test,
+            observer=record,
         )  # fmt: skip
 
     def _names(self) -> list[str]:
@@ -192,12 +200,10 @@ class Simulation:
         return [f"device-{number:0{width}}" for number in range(self.world.devices)]
 
     def _devices(self, links: Mapping[str, Transport], clock: Clock, compute: ModelledCompute) -> dict[str, Device]:
-        world, train = self.world, self.data.train
-        parts = partition(train, world.devices, world.partition, world.seed)
-        owned = ownership.apply([train.take(rows) for rows in parts], world.ownership, world.seed)
+        world = self.world
         incomplete = ownership.case_of(world.ownership).incomplete
         members = {}
-        for number, (name, data) in enumerate(zip(links, owned, strict=True)):
+        for number, (name, data) in enumerate(zip(links, self._owned(), strict=True)):
             rounds: RoundSource = ScriptedSource(
                 data, world.profile, clock, seed=world.seed, device=number, incomplete=incomplete
             )
@@ -214,6 +220,23 @@ class Simulation:
                 cost=ModelledCost(world.profile, seed=world.seed, device=number, devices=world.devices),
             )  # fmt: skip
         return members
+
+    def _owned(self) -> list[Dataset]:
+        """Returns the training rows of every device, with the modalities that it has."""
+        world, train = self.world, self.data.train
+        parts = partition(train, world.devices, world.partition, world.seed)
+        return ownership.apply([train.take(rows) for rows in parts], world.ownership, world.seed)
+
+    def _running(self, record: Record) -> Running | None:
+        """Returns the losses round by round of an online world; a round is K updates of an asynchronous method."""
+        world, needs = self.world, find(self.spec.method.name).needs
+        if world.online is None:
+            return None
+        step = max(1, round(world.fraction * world.devices)) if find(self.spec.method.name).mode == "async" else 1
+        numbers = sorted(record.versions)  # of some updates at one instant only the last is published
+        rounds = range(numbers[-1] // step if numbers else 0)
+        versions = {t: record.versions[max(n for n in numbers if n <= t * step)] for t in rounds}
+        return running(self.spec, needs, versions, self._owned(), world.online, seed=world.seed) if versions else None
 
     def _evaluate(self, tensors: ModelTensors) -> Evaluation:
         return evaluate(self.spec, find(self.spec.method.name).needs, tensors, self.data.test)
@@ -250,6 +273,7 @@ class Simulation:
             workers=world.workers,
             unimodal=unimodal(self.spec, needs, tested, self.data.train, self.data.test),
             missing=without(self.spec, needs, tested, self.data.test),
+            running=self._running(record),
             curve=tuple(record.curve),
             trace=tuple(record.trace),
             applied=tuple(record.applied),

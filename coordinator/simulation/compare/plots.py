@@ -19,6 +19,8 @@ def all_of(study: Study, pairs: Pairs, table: Sequence[Row]) -> dict[str, bytes]
         "accuracy.png": png(lambda figure: _accuracy(figure, study, pairs)),
         "unimodal.png": png(lambda figure: _bars(figure, table)),
     }
+    if all("running" in result for _, result in pairs):
+        made["regret.png"] = png(lambda figure: _regret(figure, study, pairs))
     traced = [(run, result) for run, result in _first_seed(pairs) if any(t["figures"] for t in result["trace"])]
     if traced:
         made["balance.png"] = png(lambda figure: _balance(figure, traced), height=2.4 * len(traced) + 1)
@@ -58,6 +60,39 @@ def _accuracy(figure: Any, study: Study, pairs: Pairs) -> None:
     axes.grid(alpha=0.3)
 
 
+def regret(study: Study, pairs: Pairs) -> dict[str, Any]:
+    """Returns label → Σ_t F_t(Θ^t) − F_t(Θ*) after every round, mean over seeds, (T,).
+
+    Θ* is the best fixed model of all runs of a seed; see `simulation.regret`.
+    """
+    fixed: dict[int, Any] = {}
+    for run, result in pairs:
+        loss = np.array(result["running"]["best_loss"])
+        if run.seed not in fixed or loss.sum() < fixed[run.seed].sum():
+            fixed[run.seed] = loss
+    size = min(len(result["running"]["loss"]) for _, result in pairs)
+    found = {}
+    for variant in study.variants:
+        mine = [(fixed[run.seed], r["running"]["loss"]) for run, r in pairs if run.label == variant.label]
+        if mine:
+            curves = [np.cumsum(np.array(loss)[:size] - best[:size]) for best, loss in mine]
+            found[variant.label] = np.mean(curves, axis=0)
+    return found
+
+
+def _regret(figure: Any, study: Study, pairs: Pairs) -> None:
+    axes = figure.subplots()
+    for k, (label, curve) in enumerate(regret(study, pairs).items()):
+        axes.plot(
+            np.arange(1, len(curve) + 1), curve, label=label, color=f"C{k % 10}",
+            linestyle=("-", "--", ":")[k // 10 % 3],
+        )  # fmt: skip
+    axes.set_xlabel("rounds")
+    axes.set_ylabel("regret against the best fixed model found, nats")
+    axes.legend(fontsize="small", ncols=2)
+    axes.grid(alpha=0.3)
+
+
 def _bars(figure: Any, table: Sequence[Row]) -> None:
     axes = figure.subplots()
     names = ["fused", *table[0].acc_by_modality]
@@ -93,4 +128,4 @@ def _balance(figure: Any, traced: Sequence[tuple[Run, Result]]) -> None:
         axes.set_xlabel("updates applied")
 
 
-__all__ = ["all_of"]
+__all__ = ["all_of", "regret"]
