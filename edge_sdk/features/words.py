@@ -54,9 +54,18 @@ def load_tokenizer(source: str, where: str, length: int | None = None) -> Tokeni
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as failure:
             raise ConfigError(
-                f"{where}: {source!r} is no folder and cannot be had from the hub: {_line(failure)}"
+                f"{where}: {source!r} is no folder and cannot be had from the hub: {_line(failure)}; {by_hand(source)}"
             ) from failure
     return lambda text: list(tokenizer(text, truncation=length is not None, max_length=length)["input_ids"])
+
+
+def by_hand(source: str) -> str:
+    """Returns how to bring what the hub calls `source` to a machine that does not reach it."""
+    folder = source.rpartition("/")[2]
+    return (
+        f"where the hub can be reached, run: hf download {source} --local-dir {folder}; copy the folder here and give "
+        f"its path (./{folder}) in the place of the name"
+    )
 
 
 def _line(error: Exception) -> str:
@@ -72,4 +81,4 @@ def token_rows(tokens: list[int], length: int) -> Float32:
     return out
 
 
-__all__ = ["Tokenizer", "byte_tokens", "from_byte_tokens", "load_tokenizer", "token_rows"]
+__all__ = ["Tokenizer", "by_hand", "byte_tokens", "from_byte_tokens", "load_tokenizer", "token_rows"]

@@ -19,6 +19,7 @@ from torch import nn
 
 from edge_sdk.core.errors import ConfigError, PluginError
 from edge_sdk.core.spec import ModalitySpec
+from edge_sdk.features.words import by_hand
 from edge_sdk.models.encoders import Standardise, dims
 from edge_sdk.models.pretrained import Pretrained, put
 
@@ -194,7 +195,8 @@ def _fetched(read: Callable[..., Any], source: str, where: str, otherwise: str) 
             return read(local=False)
         except failures as error:
             raise ConfigError(
-                f"{where}: {source!r} is no folder and cannot be had from the hub: {_line(error)}; {otherwise}"
+                f"{where}: {source!r} is no folder and cannot be had from the hub: {_line(error)}; {by_hand(source)}; "
+                f"or {otherwise}"
             ) from error
 
 
