@@ -102,9 +102,8 @@ class Client(ClientRule[Config]):
 
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
         early = view.in_order if view.waiting else self._anchored(view)  # ties by the order of the plan (A1)
-        policy = self.config.anchor_policy
         phases: list[Phase] = []
-        if policy == "wait" or view.waiting:
+        if self.config.anchor_policy == "wait" or view.waiting:
             phases = [phase for m in early for phase in self._anchor_phases(view, m)]
         if view.waiting:
             return tuple(phases)
@@ -128,13 +127,11 @@ class Client(ClientRule[Config]):
         if ctx.phase.name == ANCHOR:
             ctx.own[_head(ctx.phase.modalities[0])] = self._load_head(ctx, ctx.phase.modalities[0])
         else:
-            early = self._anchored(ctx.job.view)
-            data, known = ctx.job.data, [m for m in early if f"anchor/{m}" in ctx.carry]
+            data, known = ctx.job.data, [m for m in self._anchored(ctx.job.view) if f"anchor/{m}" in ctx.carry]
             found = {m: anchors.match(ctx.carry, f"anchor/{m}", data, data.has[m]) for m in known}
             centres = {m: anchor[rows].mean(0) if self.config.centred else 0.0 for m, (anchor, rows) in found.items()}
-            ctx.scratch["centres"] = centres  # what cosines are taken around: (D,) or 0
-            ctx.scratch["anchors"] = {m: (anchor - centres[m], rows) for m, (anchor, rows) in found.items()}
-            ctx.scratch["sums"] = {}
+            around = {m: (anchor - centres[m], rows) for m, (anchor, rows) in found.items()}
+            ctx.scratch.update(centres=centres, anchors=around, sums={})  # cosines are taken around centres, (D,) or 0
 
     def forward(self, ctx: ClientContext, batch: Batch) -> Out:
         if ctx.phase.name != ANCHOR:
@@ -145,9 +142,8 @@ class Client(ClientRule[Config]):
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
         yield from super().loss_terms(ctx, batch, out)
-        if ctx.phase.name == ANCHOR or not ctx.scratch["anchors"]:
-            return
-        if not self.config.beta and self.config.d_report == "post":
+        unused = not self.config.beta and self.config.d_report == "post"
+        if unused or ctx.phase.name == ANCHOR or not ctx.scratch["anchors"]:
             return
         distances = self._batch_distances(ctx, batch, out)
         if self.config.beta and distances:
@@ -191,18 +187,17 @@ class Client(ClientRule[Config]):
         """Returns d_m over the local set, after training, in evaluation mode (A5)."""
         found = {}
         for m, (anchor, known) in ctx.scratch["anchors"].items():
-            h = encoded(ctx, m)
-            rows = ctx.samples.rows[known[ctx.samples.rows]]
-            if len(rows):
-                d = anchor_distance(h[known[ctx.samples.rows]] - ctx.scratch["centres"][m], anchor[rows])
-                found[m] = float(d.double().mean())
+            mine = known[ctx.samples.rows]
+            if mine.any():
+                h = encoded(ctx, m)[mine] - ctx.scratch["centres"][m]
+                found[m] = float(anchor_distance(h, anchor[ctx.samples.rows[mine]]).double().mean())
         return found
 
     def _load_head(self, ctx: ClientContext, m: str) -> nn.Linear:
         """Returns the private head of m: the one of earlier rounds (or epochs), or a new one (A11)."""
         head = nn.Linear(ctx.spec.model.feature_dim, ctx.num_classes)
-        first = ctx.job.view.finished.count(ctx.phase) == 0
-        if f"head/{m}/weight" in ctx.memory and not (self.config.reset_heads and first):
+        reset = self.config.reset_heads and ctx.phase not in ctx.job.view.finished
+        if f"head/{m}/weight" in ctx.memory and not reset:
             head.load_state_dict({k: torch.tensor(ctx.memory[f"head/{m}/{k}"]) for k in ("weight", "bias")})
         return head
 
@@ -221,10 +216,9 @@ class Server(AsyncServerRule[Config]):
     def rates(self, state: State, update: UpdateView) -> tuple[Rates, State]:
         c = self.config
         patch = self._fold(state, update)
-        sums = {k: patch.get(k, state.get(k)) for k in (f"sum/{m}" for m in self.spec.modality_names)}
-        rho = imbalance_rates(
-            {k: v for k, v in sums.items() if v is not None}, self.spec.modality_names, eps=c.eps, clip=c.rho_clip
-        )
+        keys = (f"sum/{m}" for m in self.spec.modality_names if f"sum/{m}" in state or f"sum/{m}" in patch)
+        sums = {k: patch[k] if k in patch else state[k] for k in keys}
+        rho = imbalance_rates(sums, self.spec.modality_names, eps=c.eps, clip=c.rho_clip)
         s = c.alpha0 * staleness.polynomial(update.staleness, c.a)
         alpha = mixing_rates(s, c.gamma, np.array(list(rho.values())))
         by_encoder = {f"encoder.{m}": float(r) for m, r in zip(rho, alpha, strict=True)}
