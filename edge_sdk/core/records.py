@@ -43,7 +43,7 @@ class Window:
     length_ns: int
     data: Mapping[str, Float32]  # modality → array of the spec's shape; absent modalities have no key
     age_s: Mapping[str, float]  # deadline − newest sample, s
-    quality: Mapping[str, float]  # share of samples measured, times the share of channels that look as learned, [0, 1]
+    quality: Mapping[str, float]  # share of samples measured, times that of channels that look as learned once assessed
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,11 +93,11 @@ class Sensing:
                 "for training, but not predicted (counted): lengthen the hop, or take a faster engine or encoder",
                 self._device,
             )
-        self.reservoir.add(window)
         self._say(prediction)
+        self.reservoir.add(self.streams.windower.assessed(window))
 
     def _late(self, part: LatePart) -> None:
-        joined = self.reservoir.add_late(part)
+        joined = self.reservoir.add_late(self.streams.windower.assessed(part))
         data = self.reservoir.parts(part.index) if joined and self._refine else {}
         if self._predictor is not None and data:
             self._say(self._predictor.refine(part, data))

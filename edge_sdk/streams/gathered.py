@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -39,8 +40,8 @@ class Gathering(ABC):
     def data(self) -> Float32:
         """Returns the part's array."""
 
-    def summary(self, data: Float32) -> Summary | None:
-        """Returns what the part looks like; None: nothing that could be told."""
+    def summary(self, data: Float32) -> Callable[[], Summary] | None:
+        """Returns what tells how the part looks; None: nothing can be told."""
         return None
 
 
@@ -75,8 +76,8 @@ class Clip(Gathering):
         images = [np.moveaxis(self.chosen[part][2], 0, 2) for part in range(self.feature.count)]
         return features.stack(images, self.feature.size)
 
-    def summary(self, data: Float32) -> Summary | None:
-        return of_images(data, self.feature.count)
+    def summary(self, data: Float32) -> Callable[[], Summary] | None:
+        return partial(of_images, data, self.feature.count)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from functools import partial
 
 import numpy as np
 
@@ -210,7 +211,8 @@ class SpectrogramTrack(RunTrack):
         self._settle(run.sources(stop), None)
         data = run.stream.window(start, self._samples)
         assert data is not None, "the stream keeps two windows"
-        summary = of_series(run.stream.samples(start, stop)[None])
+        heard = run.stream.samples(start, stop)[None].copy()  # the stream moves them when the next piece comes
+        summary = partial(of_series, heard)
         return Part(index, self.spec.name, data, quality, self._times.end(index) - round(self._period_ns), summary)
 
 

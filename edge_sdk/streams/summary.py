@@ -32,13 +32,20 @@ class Summary:
 def of_series(values: Array) -> Summary:
     """Returns the summary of a time series.
 
+    It is made of every window before its prediction, so that it works on whole arrays and sorts once: medians and
+    distinct values of numpy's own functions took four times as long.
+
     Args:
         values: (C, n).
     """
     x = values.astype(np.float64)
-    std = x.std(axis=1)
+    n = x.shape[1]
+    mean = np.add.reduce(x, axis=1) / n
+    off = x - mean[:, None]
+    std = np.sqrt(np.einsum("ij,ij->i", off, off) / n)
+    low, high = np.minimum.reduce(x, axis=1), np.maximum.reduce(x, axis=1)
     noise, white = _noise(x[:, :_LONG])
-    return Summary(x.shape[1], x.mean(axis=1), std, x.min(axis=1), x.max(axis=1), noise, white, _clipped(x))
+    return Summary(n, mean, std, low, high, noise, white, _clipped(x, low, high))
 
 
 def of_images(pixels: Array, count: int) -> Summary:
@@ -51,31 +58,35 @@ def of_images(pixels: Array, count: int) -> Summary:
     x = pixels.reshape(len(pixels), count, -1)
     bright = x.mean(axis=2, dtype=np.float64)  # (C, count)
     none = np.zeros(len(x))
-    clipped = _clipped(x.reshape(len(x), -1))
-    return Summary(
-        count, bright.mean(axis=1), bright.std(axis=1), x.min(axis=(1, 2)), x.max(axis=(1, 2)), none, none, clipped
-    )
+    flat = x.reshape(len(x), -1)
+    low, high = flat.min(axis=1), flat.max(axis=1)
+    return Summary(count, bright.mean(axis=1), bright.std(axis=1), low, high, none, none, _clipped(flat, low, high))
 
 
 def _noise(x: Float64) -> tuple[Float64, Float64]:
     """Returns noise and whiteness from second differences, in which a movement is small; each (C,)."""
     if x.shape[1] < 8:
         return np.zeros(len(x)), np.zeros(len(x))
-    rough = np.diff(x, n=2, axis=1)  # white noise of deviation σ: deviation √6 σ
-    noise = np.median(np.abs(rough), axis=1) / (0.6745 * 6**0.5)
-    variance = x.var(axis=1)
-    share = np.divide(noise**2, variance, out=np.zeros(len(x)), where=variance > 0)
+    steps = x[:, 1:] - x[:, :-1]
+    rough = np.abs(steps[:, 1:] - steps[:, :-1])  # white noise of deviation σ: deviation √6 σ
+    m = rough.shape[1]
+    middle = ((m - 1) // 2, m // 2)
+    rough.partition(middle, axis=1)
+    noise = (rough[:, middle[0]] + rough[:, middle[1]]) / (2 * 0.6745 * 6**0.5)  # of the median
+    off = x - (np.add.reduce(x, axis=1) / x.shape[1])[:, None]
+    variance = np.einsum("ij,ij->i", off, off) / x.shape[1]
+    share = np.divide(noise * noise, variance, out=np.zeros(len(x)), where=variance > 0)
     return noise, np.minimum(share, 1.0)
 
 
-def _clipped(x: Array) -> Float64:
+def _clipped(x: Array, low: Array, high: Array) -> Float64:
     n = x.shape[1]
     extreme = np.maximum(
-        (x == x.max(axis=1, keepdims=True)).mean(axis=1), (x == x.min(axis=1, keepdims=True)).mean(axis=1)
-    )
-    some = x[:, :: max(1, n // 1024)]
-    fine = np.array([len(np.unique(row)) >= _LEVELS for row in some])
-    return np.where(fine, extreme, 0.0)
+        np.add.reduce(x == high[:, None], axis=1), np.add.reduce(x == low[:, None], axis=1)
+    )  # samples, (C,)
+    some = np.sort(x[:, :: max(1, n // 1024)], axis=1)
+    levels = 1 + np.add.reduce(some[:, 1:] != some[:, :-1], axis=1)
+    return np.where(levels >= _LEVELS, extreme / n, 0.0)
 
 
 __all__ = ["Summary", "of_images", "of_series"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Part:
     data: Float32  # the spec's shape
     quality: float  # share of samples measured, [0, 1]
     newest_ns: int  # time of the newest sample in it
-    summary: Summary | None = None  # what the raw samples look like; None: nothing that could be told
+    summary: Callable[[], Summary] | None = None  # tells what the raw samples look like; None: nothing can be told
 
 
 class Track(ABC):
@@ -207,7 +208,9 @@ class SeriesTrack(RunTrack):
         self._settle(self._ring.total(stop - 1), None)
         values = self._ring.values(start, stop)
         data = values if self._extract is None else self._extract(values)
-        return Part(index, self.spec.name, data, quality, self._aligner.grid.time_ns(stop - 1), of_series(values))
+        return Part(
+            index, self.spec.name, data, quality, self._aligner.grid.time_ns(stop - 1), partial(of_series, values)
+        )
 
 
 @dataclass(slots=True)
@@ -275,7 +278,7 @@ class NewestTrack(Track):
                 continue
             self._settle(best.serial, None)
             data = np.ascontiguousarray(best.sample, np.float32)
-            summary = of_images(data, 1) if data.ndim == 3 else of_series(data.reshape(len(data), -1))
+            summary = partial(of_images, data, 1) if data.ndim == 3 else partial(of_series, data.reshape(len(data), -1))
             parts.append(Part(index, self.spec.name, data, 1.0, best.t_ns, summary))
         return parts
 

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 STATISTICS = "statistics.json"  # beside the reservoir's files
 
+_LASTING = ("stuck", "saturated", "noise")  # kinds that must show for some windows
+
 _BLOCKS = 32  # points of the line that a drift is
 _STRAIGHT = 0.9  # share of a level's variance over the blocks that the line explains
 _STEP = 0.3  # share of the way that one block may make
@@ -99,7 +101,7 @@ class Watch:
         self.reference = reference
         self.faults: dict[str, list[int]] = {}  # kind → channels
         self._config = config
-        self._runs: dict[str, NDArray[np.int64]] = {}  # kind → windows in a row that show it, per channel
+        self._runs = np.zeros((len(_LASTING), 0), np.int64)  # windows in a row that show a kind, per channel
         self._before: Float64 | None = None  # mean of the window before
         self._block: list[Float64] = []  # means of the windows of the block that is not full
         self._blocks: deque[Float64] = deque(maxlen=_BLOCKS)
@@ -122,26 +124,35 @@ class Watch:
             reference.begin(s, moved)
             return 1.0
         shows = self._shows(reference, s, moved)
-        if not any(mask.any() for mask in shows.values()) and not self._drifting.any():
+        seen, drifting = bool(shows.any()), bool(self._drifting.any())
+        if not seen and not drifting:
             reference.widen(s, moved, np.where(s.white > config.noise_share, 0.0, s.noise))
-        flagged = {kind: self._lasting(kind, mask) for kind, mask in shows.items()}
-        flagged["drifting"] = self._drifts(reference, s.mean)
-        self.faults = {kind: np.flatnonzero(mask).tolist() for kind, mask in flagged.items() if mask.any()}
-        return 1.0 - float(np.logical_or.reduce(list(flagged.values())).mean())
+        lasting = self._lasting(shows, seen=seen)
+        drifts = self._drifts(reference, s.mean)
+        if not lasting.any() and not drifts.any():  # nearly always
+            self.faults = {}
+            return 1.0
+        flagged = [*zip(_LASTING, lasting, strict=True), ("drifting", drifts)]
+        self.faults = {kind: np.flatnonzero(mask).tolist() for kind, mask in flagged if mask.any()}
+        return 1.0 - float((lasting.any(axis=0) | drifts).mean())
 
-    def _shows(self, reference: Reference, s: Summary, moved: Float64) -> dict[str, NDArray[np.bool_]]:
-        """Returns which channels of this window show what."""
+    def _shows(self, reference: Reference, s: Summary, moved: Float64) -> NDArray[np.bool_]:
+        """Returns which channels of this window show what, (kinds of _LASTING, C)."""
         config = self._config
-        return {
-            "stuck": moved < config.stuck_ratio * reference.moved,
-            "saturated": s.clipped > np.maximum(config.saturated_share, 3.0 * reference.clipped),
-            "noise": (s.noise > config.noise_factor * reference.noise) & (s.white > config.noise_share),
-        }
+        shows = np.empty((len(_LASTING), len(moved)), np.bool_)
+        np.less(moved, config.stuck_ratio * reference.moved, out=shows[0])
+        np.greater(s.clipped, np.maximum(config.saturated_share, 3.0 * reference.clipped), out=shows[1])
+        np.greater(s.noise, config.noise_factor * reference.noise, out=shows[2])
+        shows[2] &= s.white > config.noise_share
+        return shows
 
-    def _lasting(self, kind: str, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        runs = self._runs.get(kind, np.zeros(len(mask), np.int64))
-        self._runs[kind] = np.where(mask, runs + 1, 0)
-        return self._runs[kind] >= self._config.persist_windows
+    def _lasting(self, shows: NDArray[np.bool_], *, seen: bool) -> NDArray[np.bool_]:
+        """Returns what has shown for long enough, (kinds of _LASTING, C)."""
+        if not seen or self._runs.shape != shows.shape:
+            self._runs = np.zeros(shows.shape, np.int64)
+        if seen:
+            self._runs = (self._runs + 1) * shows
+        return self._runs >= self._config.persist_windows
 
     def _drifts(self, reference: Reference, mean: Float64) -> NDArray[np.bool_]:
         self._block.append(mean)
@@ -206,13 +217,20 @@ class Watches:
         """One sentence per fault, for people."""
         return tuple(_sentence(m, kind, c) for m, kinds in self.faults.items() for kind, c in kinds.items())
 
-    def assess(self, modality: str, summary: Summary | None) -> float:
-        """Takes a window of a modality; returns what its quality is to be multiplied with, [0, 1]."""
+    def assess(self, modality: str, summary: Callable[[], Summary] | None) -> float:
+        """Returns what the quality of a modality's window is to be multiplied with, [0, 1].
+
+        Args:
+            modality: its name.
+            summary: tells what the window looks like; called only where it is watched. None: nothing can be told.
+        """
         if summary is None or not self._config.enabled or modality in self._config.ignore:
             return 1.0
-        watch = self._watches.setdefault(modality, Watch(self._config))
+        watch = self._watches.get(modality)
+        if watch is None:
+            watch = self._watches[modality] = Watch(self._config)
         before = dict(watch.faults)
-        factor = watch.assess(summary)
+        factor = watch.assess(summary())
         self._learned += 1
         if watch.faults != before:
             self._tell(modality, before, watch.faults)

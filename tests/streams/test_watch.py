@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from edge_sdk.core.clock import NS
 from edge_sdk.core.config import HealthConfig
 from edge_sdk.core.feature import Frames, LogSpectrogram
-from edge_sdk.core.records import Array, Chunk, Window
+from edge_sdk.core.records import Array, Chunk, LatePart, Window
 from edge_sdk.core.spec import FederationSpec, ModalitySpec, WindowSpec
 from edge_sdk.streams.summary import of_images, of_series
 from edge_sdk.streams.watch import Watch, Watches, read_notes
@@ -168,8 +169,27 @@ def windows_of(windower: Windower, chunks: Iterator[Chunk]) -> list[Window]:
     items = []
     for c in chunks:
         windower.push(c)
-        items += windower.advance(c.t_ns)
+        items += [windower.assessed(item) for item in windower.advance(c.t_ns)]
     return [item for item in items if isinstance(item, Window)]
+
+
+def test_a_late_part_is_assessed_too() -> None:
+    windower = Windower(
+        inertial_spec("acc", "gyro", hop_s=2.56), watches=Watches(HealthConfig(learn_windows=4, persist_windows=1))
+    )
+    rng = np.random.default_rng(0)
+    late: list[LatePart] = []
+    windower.advance(0)
+    for k in range(9):
+        acc, gyro = chunk("acc", 128 * k, 128), chunk("gyro", 128 * k, 128)
+        shown = rng.normal(size=(128, 3)).astype(np.float32)
+        shown[:, 0] *= k != 8
+        windower.push(Chunk("acc", k, acc.t_ns, rng.normal(size=(128, 3)).astype(np.float32), period_ns=acc.period_ns))
+        windower.advance(acc.t_ns + 100 * NS)
+        windower.push(Chunk("gyro", k, gyro.t_ns, shown, period_ns=gyro.period_ns))
+        found = [windower.assessed(item) for item in windower.advance(acc.t_ns + 100 * NS)]
+        late += [item for item in found if isinstance(item, LatePart)]
+    assert [part.quality for part in late] == [*[1.0] * 8, pytest.approx(2 / 3)]
 
 
 def watching(feature: Any, shape: tuple[int, ...], **config: Any) -> Windower:
@@ -250,7 +270,7 @@ def test_nobody_watches(config: dict[str, Any]) -> None:
     watches = Watches(HealthConfig(learn_windows=2, persist_windows=1, **config))
     windows = person(1, "acc")[:20]
     windows[10:] = 0
-    assert {watches.assess("acc", of_series(w)) for w in windows} == {1.0}
+    assert {watches.assess("acc", partial(of_series, w)) for w in windows} == {1.0}
     assert watches.assess("note", None) == 1.0
 
 
@@ -259,16 +279,18 @@ def test_what_was_learned_outlives_a_restart(tmp_path: Path) -> None:
     first = Watches(HealthConfig(learn_windows=32, persist_windows=1))
     first.keep(path, "spec")
     for window in windows[:40]:
-        first.assess("acc", of_series(window))
+        first.assess("acc", partial(of_series, window))
     first.save()
     second = Watches(HealthConfig(learn_windows=32, persist_windows=1))
     second.keep(path, "spec")
-    assert second.assess("acc", of_series(windows[41])) == 1.0
-    assert second.assess("acc", of_series(windows[0] * 0)) < 1.0  # no need to learn again, and not from a broken sensor
+    assert second.assess("acc", partial(of_series, windows[41])) == 1.0
+    assert (
+        second.assess("acc", partial(of_series, windows[0] * 0)) < 1.0
+    )  # no need to learn again, and not from a broken sensor
     assert read_notes(path) == ("modality acc: stuck: channels 0, 1, 2 do not move",)
     other = Watches(HealthConfig(learn_windows=32, persist_windows=1))
     other.keep(path, "another spec")
-    assert other.assess("acc", of_series(windows[0] * 0)) == 1.0
+    assert other.assess("acc", partial(of_series, windows[0] * 0)) == 1.0
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"digest": "spec", "learned": {"acc": {"count": 1}}}', "\x00"])
@@ -279,7 +301,7 @@ def test_a_damaged_file_is_learned_anew(tmp_path: Path, content: str, caplog: py
     watches.keep(path, "spec")
     assert "learned anew" in caplog.text
     assert read_notes(path) == ()
-    assert watches.assess("acc", of_series(person(1, "acc")[0])) == 1.0
+    assert watches.assess("acc", partial(of_series, person(1, "acc")[0])) == 1.0
     watches.save()
     assert json.loads(path.read_text())["learned"]["acc"]["count"] == 1
 
@@ -287,7 +309,7 @@ def test_a_damaged_file_is_learned_anew(tmp_path: Path, content: str, caplog: py
 def test_a_disk_that_takes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     watches = Watches(HealthConfig())
     watches.keep(tmp_path / "gone" / "statistics.json", "spec")
-    watches.assess("acc", of_series(person(1, "acc")[0]))
+    watches.assess("acc", partial(of_series, person(1, "acc")[0]))
     watches.save()
     watches.save()
     assert caplog.text.count("cannot be written") == 1
