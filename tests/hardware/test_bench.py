@@ -104,5 +104,6 @@ def test_the_report_shows_everything(
     for name, sensor in bench.sensors.items():
         rate = f"{ledger.measured[name].rate_hz:.2f}" if name in ledger.measured else "-"
         assert f"<td>{name}</td><td>{sensor.config.driver}</td><td>{rate}</td>" in text
+    assert "lost in the worst piece" in text
     for name, reason in bench.absent.items():
         assert f"{name} is not here" in text, reason

@@ -52,6 +52,7 @@ def page(ledger: Ledger) -> str:
     body = [
         _summary(ledger), "<h2>Sensors</h2>", _figures(ledger), "<h2>Tests</h2>", _verdicts(ledger),
         *(_section(name, made) for name, plot in plots.items() if (made := plot(ledger)) is not None),
+        _soak_figures(ledger),
     ]  # fmt: skip
     return document.document(f"Hardware: {ledger.title}", "".join(body))
 
@@ -211,6 +212,22 @@ def _soak(ledger: Ledger) -> bytes | None:
         rate.legend(fontsize="x-small")
 
     return document.png(draw, height=3.0)
+
+
+def _soak_figures(ledger: Ledger) -> str:
+    """Returns the soak's sums as a table; "" without a soak."""
+    if not ledger.soak:
+        return ""
+    rows = []
+    for name in ledger.sensors:
+        pieces = [piece[name] for piece in ledger.soak if name in piece]
+        samples, lost = sum(m.samples for m in pieces), sum(m.lost for m in pieces)
+        rate, worst = (
+            (f"{np.median([m.rate_hz for m in pieces]):.2f}", max(m.loss for m in pieces)) if pieces else ("-", 1)
+        )
+        rows.append((name, str(samples), f"{lost} ({lost / max(1, samples + lost):.2%})", f"{worst:.2%}", rate))
+    titles = ("sensor", "samples", "lost", "lost in the worst piece", "rate, median, Hz")
+    return f"<p>{len(ledger.soak)} pieces of {ledger.soak_piece_s:g} s:</p>" + document.table(titles, rows)
 
 
 __all__ = ["Ledger", "Replug", "page"]
