@@ -276,6 +276,8 @@ class LineParser:
                 self.damage.skipped_bytes += len(line) + 1
                 self.damage.regions += not self._lost
                 self._lost = True
+            elif not self._whole and self._lost:  # the end of a line that was too long to keep
+                self.damage.skipped_bytes += len(line) + 1
             self._whole = True
         if len(self._rest) > LINE_MAX:
             self.damage.skipped_bytes += len(self._rest)

@@ -39,7 +39,7 @@ def test_after_a_minute_of_garbage_the_sensor_is_heard_at_once(name: str) -> Non
     memory = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert memory < 100_000  # of 691,200 bytes nothing is kept but an unfinished frame
-    assert protocol.damage.skipped_bytes > 0.9 * fed
+    assert protocol.damage.skipped_bytes > 0.95 * fed
     # Random bytes hold whole frames now and then: BNO055 has no checksum, and lines end by chance.
     assert made <= (0 if name in ("witmotion", "xsens", "csv") else fed / 256**2 * 3), made
     after = [samples for data in good * 3 if len((samples := protocol.feed(data)).data)]
