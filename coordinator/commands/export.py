@@ -72,7 +72,7 @@ def _safetensors(spec: FederationSpec, stored: Stored, tensors: ModelTensors, pa
 def _onnx(spec: FederationSpec, stored: Stored, tensors: ModelTensors, path: Path) -> None:
     from edge_sdk.methods.base import find
 
-    standalone = registry.load("exporters", "onnx_standalone")
+    standalone = registry.load("exporters", "standalone")
     standalone(spec, find(spec.method.name).needs, tensors, path, version=f"{stored.id.number}-{stored.id.digest}")
 
 

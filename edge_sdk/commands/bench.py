@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = stock.read(args.file)
     if args.plot is not None:
-        _matplotlib()  # what is missing is said before, not after the measuring
+        _plottable(args.plot)  # what stands in the way is said before, not after the measuring
     if not args.json:
         _rich()
     rows: list[Figures] = []
@@ -142,6 +142,18 @@ def _rich() -> Any:
     except ImportError as error:
         raise PluginError(f"the table needs rich ({error}): pip install 'edge-sdk[view]', or ask for --json") from error
     return rich
+
+
+def _plottable(path: Path) -> None:
+    """Raises ConfigError if no plot can be written to this file."""
+    _matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise ConfigError(f"--plot {path}: expected a name that ends with one of {', '.join(sorted(kinds))}")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--plot {path}: there is no folder {path.absolute().parent}; make it first")
 
 
 def _matplotlib() -> Any:

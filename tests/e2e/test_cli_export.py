@@ -163,6 +163,18 @@ def test_bench_of_a_graph_alone_names_what_does_not_run(capsys: pytest.CaptureFi
     assert "--batches" in capsys.readouterr().err
 
 
+def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr("edge_sdk.commands.bench._cases", lambda *given: measured.append(given) or ())
+    graph = str(exported(SPEC, NEEDS))
+    for name, reason in (("x.foo", "ends with one of"), ("plot", "ends with one of"), ("a/x.png", "no folder")):
+        assert cli.main(["bench", graph, "--plot", str(tmp_path / name)]) == 2
+        assert reason in capsys.readouterr().err
+    assert not measured
+
+
 def case(**changes: object) -> Case:
     given = Case("ort", EngineOptions(), exported(SPEC, NEEDS), TENSORS, parity.noise(SPEC, 2, 0), 0.0)
     return replace(given, **changes)  # type: ignore[arg-type]
