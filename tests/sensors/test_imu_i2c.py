@@ -56,7 +56,7 @@ def test_mpu6050_is_woken_and_read_in_si_units(tmp_path: Path, library: Path) ->
     )
     *sample, step, error = map(float, told.split())
     assert sample == pytest.approx([0, -9.80665, 9.80665, 0.02663, -0.02663, 0.03489], rel=1e-3)
-    assert step == pytest.approx(5e6, rel=0.1)
+    assert 4e6 < step < 9e6  # 200 Hz, neither 400 nor 100: a busy machine makes steps longer
     assert 0.4e6 < error < 50e6
     registers = chip.read_bytes()
     assert registers[0x6B] == 0x01  # awake
