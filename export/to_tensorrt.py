@@ -1,8 +1,7 @@
 """From a graph to a TensorRT engine: built in a process of its own, with progress and a time limit.
 
-Building tries many kernels on the board and takes minutes; it may also run out of memory. In a process of its own it
-disturbs nobody, can be stopped, and what kills it kills nothing else. The child is this module: it is handed a folder
-with `model.onnx` and `order.json`, says how far it is on stdout, one JSON object per line, and leaves `engine.plan`.
+The child (`export.builds`) is this module: it is handed a folder with `model.onnx` and `order.json`, and leaves
+`engine.plan`.
 
 Written against the documented API of TensorRT 8.6 to 10 (https://docs.nvidia.com/deeplearning/tensorrt/latest/
 inference-library/python-api-docs.html). It has not met a real TensorRT yet; the tests run it against a stand-in.
@@ -10,40 +9,28 @@ inference-library/python-api-docs.html). It has not met a real TensorRT yet; the
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import selectors
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from edge_sdk.core.clock import monotonic_ns
 from edge_sdk.core.errors import EngineError
 from edge_sdk.core.interfaces import GraphInfo
 from edge_sdk.core.records import ModelTensors
 from edge_sdk.core.spec import FederationSpec
-from export import sidecar
+from export import builds, sidecar
+from export.builds import MODEL, ORDER, Progress, silent
 from export.engine_cache import PLAN, Profile, profile_of
 
 if TYPE_CHECKING:  # torch: the child of a build has no use for it
     from edge_sdk.learn.records import Needs
 
-MODEL, ORDER, LOG = "model.onnx", "order.json", "stderr"
 WORKSPACE_MB = 512  # scratch memory of a kernel; small boards share theirs with everything else
 _TAIL = 600  # characters of what TensorRT said that are repeated
-
-_NICENESS = 10  # predictions come first
-_PR_SET_PDEATHSIG = 1
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +40,6 @@ class Order:
     profile: Profile
     precision: str  # "fp32" | "fp16" | "int8" (a graph that is quantised already)
     workspace_mb: int = WORKSPACE_MB
-
-
-def silent(text: str) -> None:
-    """For those who do not want to hear how far a build is."""
 
 
 def build_plan(model: bytes, order: Order, *, limit_s: float, progress: Progress = silent) -> bytes:
@@ -75,61 +58,8 @@ def build_plan(model: bytes, order: Order, *, limit_s: float, progress: Progress
         folder = Path(name)
         (folder / MODEL).write_bytes(model)
         (folder / ORDER).write_text(json.dumps(asdict(order)), encoding="utf-8")
-        with (folder / LOG).open("wb") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "export.to_tensorrt", str(folder)], stdout=subprocess.PIPE, stderr=log
-            )
-            try:
-                trouble = _follow(child, limit_s, progress)
-            finally:
-                child.kill()
-                code = child.wait()
-                if child.stdout is not None:
-                    child.stdout.close()
-        if trouble or not (folder / PLAN).is_file():
-            raise EngineError(f"TensorRT built no engine: {trouble or _death(code, folder)}")
+        builds.run("export.to_tensorrt", folder, leaves=PLAN, limit_s=limit_s, progress=progress)
         return (folder / PLAN).read_bytes()
-
-
-def _follow(child: subprocess.Popen[bytes], limit_s: float, progress: Progress) -> str:
-    """Passes on what the child says until it ends; returns its trouble, "" if it told none."""
-    end_ns = monotonic_ns() + round(limit_s * 1e9)
-    trouble = ""
-    for line in _lines(child, end_ns):
-        if line is None:
-            return f"it took longer than {limit_s:g} s (inference.build_limit_s)"
-        said = json.loads(line)
-        trouble = said.get("error", trouble)
-        if "progress" in said:
-            progress(said["progress"])
-    child.wait()
-    return trouble
-
-
-def _lines(child: subprocess.Popen[bytes], end_ns: int) -> Iterator[bytes | None]:
-    """Yields lines until the child closes its output; None: the time is up."""
-    assert child.stdout is not None
-    rest = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while True:
-            left_s = (end_ns - monotonic_ns()) / 1e9
-            if left_s <= 0 or not selector.select(left_s):
-                yield None
-                return
-            data = os.read(child.stdout.fileno(), 1 << 16)
-            if not data:
-                return
-            *whole, rest = (rest + data).split(b"\n")
-            yield from whole
-
-
-def _death(code: int, folder: Path) -> str:
-    """Returns what can be said of a child that ended without a word."""
-    said = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
-    if code == -signal.SIGKILL:
-        return f"its process was killed: the board is out of memory; add swap, or build on a bigger one. {said}"
-    return f"its process ended with {code}. {said}"
 
 
 def export_plan(
@@ -169,29 +99,23 @@ def export_plan(
 
 def main(folder: Path) -> int:
     """Builds what the folder orders; the child's side."""
-    os.nice(_NICENESS)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # Linux: nobody waits for the engine any more
+    builds.begin()
     plain = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     profile = {name: (tuple(a), tuple(b), tuple(c)) for name, (a, b, c) in plain["profile"].items()}
     order = Order(profile, plain["precision"], plain["workspace_mb"])
     try:
         plan = _build((folder / MODEL).read_bytes(), order)
     except ImportError as error:
-        _say(error=f"the Python package tensorrt is missing ({error}); JetPack has it as python3-libnvinfer")
+        builds.say(error=f"the Python package tensorrt is missing ({error}); JetPack has it as python3-libnvinfer")
         return 1
     except MemoryError as error:
-        _say(error=f"out of memory: {error}; add swap, or make max_batch smaller")
+        builds.say(error=f"out of memory: {error}; add swap, or make max_batch smaller")
         return 1
     except EngineError as error:
-        _say(error=str(error))
+        builds.say(error=str(error))
         return 1
     (folder / PLAN).write_bytes(plan)
     return 0
-
-
-def _say(**what: str) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
-    sys.stdout.flush()
 
 
 def _build(model: bytes, order: Order) -> bytes:
@@ -201,7 +125,7 @@ def _build(model: bytes, order: Order) -> bytes:
     logger = _logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(0 if ten else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
-    _say(progress="parsing")
+    builds.say(progress="parsing")
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise EngineError(_refused(model, parser))
@@ -271,7 +195,7 @@ def _monitor(trt: Any) -> Any:
             self._steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            _say(progress=f"{phase_name} {step + 1}/{self._steps.get(phase_name, 0)}")
+            builds.say(progress=f"{phase_name} {step + 1}/{self._steps.get(phase_name, 0)}")
             return True  # go on
 
         def phase_finish(self, phase_name: str) -> None:

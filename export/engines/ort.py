@@ -10,6 +10,9 @@ GPU where there is none; the only truth is `session.get_providers()` afterwards,
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from edge_sdk.core.clock import monotonic_ns
 from edge_sdk.core.errors import EngineError, ShapeMismatch
 from edge_sdk.core.interfaces import DEFAULT_OPTIONS, Engine, EngineOptions
 from edge_sdk.core.records import Float32, ModelTensors
-from export import cuda, engine_cache, sidecar
+from export import builds, cuda, engine_cache, sidecar
 from export.sidecar import Sidecar
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -32,12 +35,15 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {  # of EngineOptions → what is ask
 }
 NONE: Mapping[str, dict[str, str]] = {}
 LIBRARIES: Mapping[str, tuple[str, ...]] = {CUDA: ("libcuda.so.1",), TENSORRT: cuda.NVINFER}  # any one must load
+BUILT = "built"  # file of a cache folder that was filled
 _TRIALS = 9  # runs with and without the optimiser
 _WORTH = 1.05  # the optimiser has to make a run faster by more than this
 ERRORS = (
     state.EPFail, state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoModel,
     state.NotImplemented, state.RuntimeException, RuntimeError,
 )  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 
 class OrtEngine(Engine):
@@ -106,11 +112,33 @@ class OrtEngine(Engine):
     def _made(self, *, optimise: bool) -> ort.InferenceSession:
         options = session_options(self._options.threads, optimise=optimise)
         if TENSORRT in self._providers:
-            special = {TENSORRT: self._tensorrt()}
-            return session_of(self._baked(), options, self._providers, special)
+            special, model = {TENSORRT: self._tensorrt()}, self._baked()
+            self._fill_cache(model, special, optimise=optimise)
+            return session_of(model, options, self._providers, special)
         named = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in self._values.items()}
         options.add_external_initializers(list(named), list(named.values()))
         return session_of(self._bytes, options, self._providers)
+
+    def _fill_cache(self, model: bytes, special: Mapping[str, dict[str, str]], *, optimise: bool) -> None:
+        """Has TensorRT's provider build its engine in a process of its own, unless this content was built before.
+
+        The session that is made afterwards finds the engine in its cache. Without a cache there is no way to hand it
+        over: the provider builds here, beside the predictions and without a limit.
+        """
+        cache = special[TENSORRT].get("trt_engine_cache_path")
+        if cache is None or (Path(cache) / BUILT).exists():
+            return
+        order = {
+            "providers": self._providers, "special": special, "threads": self._options.threads, "optimise": optimise,
+        }  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="edge-sdk-build-") as name:
+            (Path(name) / builds.MODEL).write_bytes(model)
+            (Path(name) / builds.ORDER).write_text(json.dumps(order), encoding="utf-8")
+            builds.run(
+                "export.engines.ort_build", Path(name), leaves=BUILT, limit_s=self._options.build_limit_s,
+                progress=lambda text: log.info("building the engine: %s", text),
+            )  # fmt: skip
+        (Path(cache) / BUILT).touch()
 
     def _baked(self) -> bytes:
         """Returns the graph with its weights inside: TensorRT's parser reads those of the file."""
@@ -242,4 +270,4 @@ def _check_inputs(session: ort.InferenceSession, modalities: tuple[str, ...]) ->
         )
 
 
-__all__ = ["CPU", "CUDA", "PROVIDERS", "TENSORRT", "OrtEngine", "probe", "session_of", "session_options"]
+__all__ = ["BUILT", "CPU", "CUDA", "PROVIDERS", "TENSORRT", "OrtEngine", "probe", "session_of", "session_options"]

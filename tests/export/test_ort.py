@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +20,7 @@ from edge_sdk.core import parity
 from edge_sdk.core.errors import EngineError
 from edge_sdk.core.interfaces import EngineOptions
 from edge_sdk.models import build
-from export import cuda, engine_cache, sidecar
+from export import builds, cuda, engine_cache, graphs, sidecar
 from export.engines import ort
 from export.engines.ort import OrtEngine
 from tests.helpers.exports import exported
@@ -150,11 +153,81 @@ def test_a_fall_back_that_is_allowed_is_told_by_every_engine_that_follows(monkey
     assert OrtEngine(exported(SPEC), TENSORS).degraded == ""
 
 
+class Apart:
+    """Stands for the process in which TensorRT's provider builds; keeps what it was ordered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, trouble: str = "") -> None:
+        self.orders: list[dict[str, Any]] = []
+        self._trouble = trouble
+        monkeypatch.setattr(builds, "run", self)
+        monkeypatch.setattr(cuda, "tensorrt_version", lambda: "100300")
+        monkeypatch.setattr(cuda, "compute_capability", lambda: "87")
+
+    def __call__(self, module: str, folder: Path, *, leaves: str, limit_s: float, progress: builds.Progress) -> None:
+        order = json.loads((folder / builds.ORDER).read_text(encoding="utf-8"))
+        self.orders.append({**order, "module": module, "limit_s": limit_s, "leaves": leaves})
+        assert (folder / builds.MODEL).stat().st_size > 0
+        if self._trouble:
+            raise EngineError(self._trouble)
+
+
+def test_the_engine_of_tensorrts_provider_is_built_apart_once_per_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetting, apart = Forgetting(monkeypatch), Apart(monkeypatch)
+    options = EngineOptions(provider="tensorrt", fallback=True, max_batch=8, cache=tmp_path, build_limit_s=77.0)
+    for tensors in (TENSORS, build.initial_tensors(SPEC, seed=1), TENSORS):
+        OrtEngine(exported(SPEC), tensors, options)
+    asked = [special[0] for providers, special in forgetting.asked if ort.TENSORRT in providers]
+    assert len(asked) == 3
+    assert [order["special"][ort.TENSORRT] for order in apart.orders] == asked[:2]  # the third is in the cache
+    assert {(o["module"], o["limit_s"], o["leaves"]) for o in apart.orders} == {
+        ("export.engines.ort_build", 77.0, ort.BUILT)
+    }
+    assert apart.orders[0]["providers"] == list(ort.PROVIDERS["tensorrt"])
+
+
+def test_a_build_that_comes_to_nothing_leaves_the_cpu_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Forgetting(monkeypatch)
+    apart = Apart(monkeypatch, trouble="TensorRT built no engine: it took longer than 77 s")
+    options = EngineOptions(provider="tensorrt", fallback=True, cache=tmp_path)
+    for _ in range(2):
+        engine = OrtEngine(exported(SPEC), TENSORS, options)
+        assert engine.provider == ort.CPU
+        assert "longer than 77 s" in engine.degraded
+    assert len(apart.orders) == 2
+    with pytest.raises(EngineError, match="longer than 77 s"):
+        OrtEngine(exported(SPEC), TENSORS, replace(options, fallback=False))
+
+
+@pytest.mark.parametrize(
+    ("providers", "said"), [([ort.CPU], ""), ([ort.TENSORRT, ort.CPU], ort.TENSORRT), ([ort.CPU, "X"], "X")]
+)
+def test_the_child_makes_the_session_that_is_ordered(tmp_path: Path, providers: list[str], said: str) -> None:
+    if said in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has TensorRT")
+    values = sidecar.read(exported(SPEC)).map.apply(TENSORS)
+    (tmp_path / builds.MODEL).write_bytes(graphs.baked(exported(SPEC).read_bytes(), values))
+    order = {"providers": providers, "special": {}, "threads": 1, "optimise": True}
+    (tmp_path / builds.ORDER).write_text(json.dumps(order), encoding="utf-8")
+    told: list[str] = []
+    ordered = partial(
+        builds.run, "export.engines.ort_build", tmp_path, leaves=ort.BUILT, limit_s=120.0, progress=told.append
+    )
+    if said:
+        with pytest.raises(EngineError, match=f"built no engine.*{said}"):
+            ordered()
+    else:
+        ordered()
+    assert told == ["TensorRT's provider builds"]
+
+
 def test_two_models_of_one_graph_never_share_a_cached_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT's provider keys its cache by the graph alone; each model gets a folder of its own."""
     forgetting = Forgetting(monkeypatch)
-    monkeypatch.setattr(cuda, "tensorrt_version", lambda: "100300")
-    monkeypatch.setattr(cuda, "compute_capability", lambda: "87")
+    Apart(monkeypatch)
     options = EngineOptions(provider="tensorrt", fallback=True, precision="fp16", max_batch=8, cache=tmp_path)
     models = [TENSORS, build.initial_tensors(SPEC, seed=1), TENSORS]
     engines = [OrtEngine(exported(SPEC), tensors, options) for tensors in models]
