@@ -21,7 +21,10 @@ def all_of(study: Study, pairs: Pairs, table: Sequence[Row]) -> dict[str, bytes]
     }
     if all("running" in result for _, result in pairs):
         made["regret.png"] = png(lambda figure: _regret(figure, study, pairs))
-    traced = [(run, result) for run, result in _first_seed(pairs) if any(t["figures"] for t in result["trace"])]
+    traced = [
+        (run, result) for run, result in _first_seed(pairs)
+        if any(t["figures"] for t in result["trace"]) and (not study.balance or run.label in study.balance)
+    ]  # fmt: skip
     if traced:
         made["balance.png"] = png(lambda figure: _balance(figure, traced), height=2.4 * len(traced) + 1)
     return made
@@ -110,20 +113,22 @@ def _bars(figure: Any, table: Sequence[Row]) -> None:
 
 
 def _balance(figure: Any, traced: Sequence[tuple[Run, Result]]) -> None:
-    """What a method says of its state (left) and the rates it gives (right), first seed."""
-    grid = figure.subplots(len(traced), 2, squeeze=False, sharex=True)
-    for (left, right), (run, result) in zip(grid, traced, strict=True):
-        for axes, key in ((left, "figures"), (right, "rates")):
-            names = sorted({name for t in result["trace"] for name in t[key]})[:8]
+    """What a method says of its state, the rates it gives, and how far each update moved every module; first seed."""
+    columns = {"figures": "figures of the method", "rates": "mixing rates or weights", "norms": "‖change‖ of a module"}
+    shown = {key: title for key, title in columns.items() if any(t.get(key) for _, r in traced for t in r["trace"])}
+    grid = figure.subplots(len(traced), len(shown), squeeze=False, sharex=True)
+    for row, (run, result) in zip(grid, traced, strict=True):
+        for axes, key in zip(row, shown, strict=True):
+            names = sorted({name for t in result["trace"] for name in t.get(key, {})})[:8]
             for name in names:
                 points = [(t["updates"], t[key][name]) for t in result["trace"] if name in t[key]]
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
             if names:
                 axes.legend(fontsize="x-small")
             axes.grid(alpha=0.3)
-        left.set_ylabel(run.label, fontsize="small")
-    grid[0][0].set_title("figures of the method", fontsize="small")
-    grid[0][1].set_title("mixing rates or weights", fontsize="small")
+        row[0].set_ylabel(run.label, fontsize="small")
+    for axes, title in zip(grid[0], shown.values(), strict=True):
+        axes.set_title(title, fontsize="small")
     for axes in grid[-1]:
         axes.set_xlabel("updates applied")
 

@@ -80,6 +80,7 @@ class Study(Model):
     quick_seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
     quick_only: tuple[str, ...] = ()  # labels of the variants that the small form runs; (): all
     full: dict[str, Any] = Field(default_factory=dict)
+    balance: tuple[str, ...] = ()  # labels of the variants that the plot of rates and imbalance shows; (): all
     published: dict[str, dict[str, float]] = Field(default_factory=dict)  # label → {"acc": percent, modality: percent}
     notes: tuple[str, ...] = ()
     tune: Tune | None = None
@@ -137,7 +138,7 @@ def read(path: Path) -> Study:
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise ConfigError(f"{path}: two variants are called {twice!r}; give each a label of its own")
-    for what, named in (("reference", (study.base,)), ("quick_only", study.quick_only)):
+    for what, named in (("reference", (study.base,)), ("quick_only", study.quick_only), ("balance", study.balance)):
         unknown = [label for label in named if label not in labels]
         if unknown:
             raise ConfigError(f"{path}: {what} {unknown[0]!r} is no variant; there are {', '.join(labels)}")
