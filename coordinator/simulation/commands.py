@@ -14,9 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from coordinator.preparation import Split, only, spec_of, split, validation
-from coordinator.simulation import online
+from coordinator.simulation import online, profiles
 from coordinator.simulation.ownership import CASES
-from coordinator.simulation.profiles import PROFILES
 from coordinator.simulation.report import Report
 from coordinator.simulation.simulate import Simulation, World
 from edge_sdk import datasets
@@ -52,7 +51,10 @@ def add_world(parser: argparse._ActionsContainer, *, dataset_required: bool = Fa
     )
     parser.add_argument("--ownership", choices=CASES, default="all", help="which modalities a device has at all")
     parser.add_argument("--rate", type=float, default=0.25, help="share of the devices that is busy at any time")
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="mba", help="the simulated world")
+    parser.add_argument(
+        "--profile", default="mba", metavar="NAME|FILE.toml",
+        help=f"the simulated world: {', '.join(profiles.PROFILES)}, or a file (see docs/simulation.md)",
+    )  # fmt: skip
     parser.add_argument(
         "--online", nargs="?", const="", metavar="KEY=VALUE,…",
         help="a buffer slides over every client's data; missing=0.5,degraded=0.5,buffer=500,per_round=20 …",
@@ -105,7 +107,7 @@ def prepare(args: argparse.Namespace) -> Simulation:
     spec = federation(args, cut)
     world = World(
         devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition, fraction=args.rate,
-        profile=PROFILES[args.profile], evaluate_every=args.evaluate_every, workers=args.workers,
+        profile=profiles.read(args.profile), evaluate_every=args.evaluate_every, workers=args.workers,
         running_mean=args.running_mean, ownership=args.ownership,
         online=None if args.online is None else online.read(args.online),
     )  # fmt: skip
@@ -124,6 +126,7 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--rate must lie in (0, 1], found {args.rate:g}")
     if not 0 < args.running_mean <= 1:
         raise ConfigError(f"--running-mean must lie in (0, 1], found {args.running_mean:g}")
+    profiles.read(args.profile)
     if not 0 <= args.validation < 1:
         raise ConfigError(f"--validation must lie in [0, 1), found {args.validation:g}")
     _training(args)

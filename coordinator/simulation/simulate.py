@@ -7,6 +7,7 @@ modelled durations slept out, which is how the tests hold the two against each o
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,7 @@ from coordinator.service import Coordinator
 from coordinator.simulation import ownership
 from coordinator.simulation.online import OnlineProfile, OnlineSource
 from coordinator.simulation.partition import partition
-from coordinator.simulation.profiles import MBA, WorldProfile
+from coordinator.simulation.profiles import MBA, WorldProfile, link
 from coordinator.simulation.regret import Running, running
 from coordinator.simulation.report import Applied, Point, Report, Trace, last_median
 from coordinator.simulation.world import ModelledCost, ScriptedSource
@@ -148,7 +149,8 @@ class Simulation:
         wall = WallClock()
         start_ns, wall_ns = clock.now_ns(), wall.now_ns()
         if connect is None:
-            connect = partial(MemoryTransport, MemoryBroker(clock))
+            numbers = {name: number for number, name in enumerate(self._names())}
+            connect = partial(self._in_memory, MemoryBroker(clock), numbers)
         record = Record(clock, progress=self.progress, every=max(1, self.world.updates // TRACES))
         workers = self.world.workers if self.world.workers > 1 else 0
         compute = ModelledCompute(clock, workers, single_thread)
@@ -194,6 +196,12 @@ class Simulation:
             config, self.spec, transport=link, clock=clock, compute=compute, store=store, test=self.data.test,
             observer=record,
         )  # fmt: skip
+
+    def _in_memory(self, broker: MemoryBroker, numbers: Mapping[str, int], name: str) -> MemoryTransport:
+        """Returns the transport of a client in memory; devices reach the broker as the world says."""
+        seed = self.world.seed
+        way = link(self.world.profile, seed=seed, device=numbers[name]) if name in numbers else None
+        return MemoryTransport(broker, name, link=way, rng=random.Random(derive(seed, name, "link")))
 
     def _names(self) -> list[str]:
         width = len(str(self.world.devices - 1))
@@ -283,9 +291,9 @@ class Simulation:
 def _traffic(links: Mapping[str, Transport]) -> Traffic:
     """Returns what all devices together sent and received."""
     total = Traffic()
-    for link in cast("Mapping[str, Link]", links).values():
-        total.bytes_up += link.traffic.bytes_up
-        total.bytes_down += link.traffic.bytes_down
+    for one in cast("Mapping[str, Link]", links).values():
+        total.bytes_up += one.traffic.bytes_up
+        total.bytes_down += one.traffic.bytes_down
     return total
 
 

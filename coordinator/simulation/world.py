@@ -39,15 +39,15 @@ def script(
     """Returns the arrivals of a round, earliest first; ties: the modality that the spec names first."""
     rng = np.random.default_rng([seed, device, _ARRIVALS, task])
     owned = [m for m in modalities if data.has[m].any()]
-    early = max(1, int(profile.early_fraction * len(owned)))
+    early = max(1, int(profile.arrivals.early_fraction * len(owned)))
     order = rng.permutation(len(owned))
-    bandwidth = rng.uniform(profile.bandwidth_low_kbps, profile.bandwidth_high_kbps) * 1000.0
+    bandwidth = rng.uniform(profile.arrivals.bandwidth_low_kbps, profile.arrivals.bandwidth_high_kbps) * 1000.0
     arrivals = []
     for place, index in enumerate(order):
         m = owned[index]
         rows = data.has[m]
         size = int(rows.sum()) * data.x[m][0].nbytes
-        start_s = 0.0 if place < early else profile.delay_s
+        start_s = 0.0 if place < early else profile.arrivals.delay_s
         arrivals.append(
             (start_s + size / bandwidth, int(index), Scripted(m, start_s + size / bandwidth, int(rows.sum())))
         )
@@ -127,9 +127,11 @@ class ModelledCost:
     """Modelled duration of a phase on one device, ns."""
 
     def __init__(self, profile: WorldProfile, *, seed: int, device: int, devices: int) -> None:
-        slow = np.random.default_rng([seed, 0, _SPEED]).permutation(devices) < round(profile.slow_fraction * devices)
-        factor = profile.board_factor * (profile.slow_factor if slow[device] else 1.0)
-        self._sample_ns = profile.sample_s * factor * NS
+        slow = np.random.default_rng([seed, 0, _SPEED]).permutation(devices) < round(
+            profile.board.slow_fraction * devices
+        )
+        factor = profile.board.factor * (profile.board.slow_factor if slow[device] else 1.0)
+        self._sample_ns = profile.board.sample_s * factor * NS
 
     def __call__(self, job: PhaseJob) -> int:
         rows, phase = len(job.data.y), job.phase

@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from coordinator.preparation import Split, spec_of
-from coordinator.simulation.profiles import WorldProfile
+from coordinator.simulation.profiles import ARRIVALS, Board, WorldProfile
 from coordinator.simulation.simulate import Simulation, World
 from edge_sdk.core.records import Dataset
 from edge_sdk.core.spec import CodecSpec, FederationSpec, TrainingSpec
@@ -45,7 +45,7 @@ LARGE, LARGE_UPDATES = 1000, 300
 ROOT = Path(__file__).resolve().parents[2]
 # Data come over links of different speed, and training takes long beside that: 8 clients train at the same time, and do
 # not all end at the same instant, at which nothing would be left for a second worker to do.
-PROFILE = WorldProfile(delay_s=0.0, sample_s=2e-4, slow_fraction=0.0)
+PROFILE = WorldProfile(board=Board(sample_s=2e-4, slow_fraction=0.0), arrivals=ARRIVALS["together"])
 
 
 def run() -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pytest
 from coordinator.cli import main
 from coordinator.preparation import Split, spec_of, split
 from coordinator.simulation.commands import options
-from coordinator.simulation.profiles import WorldProfile
+from coordinator.simulation.profiles import BOARDS, Arrivals, Board, WorldProfile
 from coordinator.simulation.report import last_median
 from coordinator.simulation.simulate import Simulation, World
 from edge_sdk import datasets
@@ -71,7 +71,9 @@ def test_mba_without_its_two_terms_is_fedasync_to_the_bit() -> None:
         update={"method": spec.method.model_copy(update={"name": "mba", "config": {"beta": 0.0, "gamma": 0.0}})}
     )
     # anchors that cost time would change the order of uploads
-    world = World(devices=4, updates=12, seed=2, fraction=0.5, profile=WorldProfile(sample_s=0.0), evaluate_every=4)
+    world = World(
+        devices=4, updates=12, seed=2, fraction=0.5, profile=WorldProfile(board=BOARDS["instant"]), evaluate_every=4
+    )
     assert Simulation(spec, cut, world).run().digest == Simulation(ablated, cut, world).run().digest
 
 
@@ -79,7 +81,7 @@ def test_wall_clock_and_virtual_clock_apply_the_same_updates_in_the_same_order()
     spec, cut = small(rows=160)
     # Modelled durations of minutes, a thousand times as fast: events lie well over 50 ms of real time apart.
     profile = WorldProfile(
-        delay_s=400.0, bandwidth_low_kbps=0.2, bandwidth_high_kbps=0.8, sample_s=2e-2, board_factor=36
+        arrivals=Arrivals(delay_s=400.0, bandwidth_low_kbps=0.2, bandwidth_high_kbps=0.8), board=Board(sample_s=2e-2)
     )
     world = World(devices=4, updates=8, seed=1, fraction=1.0, profile=profile, evaluate_every=100)
     virtual = Simulation(spec, cut, world).run()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from coordinator.simulation.profiles import MBA, WorldProfile
+from coordinator.simulation.profiles import MBA, Board, WorldProfile
 from coordinator.simulation.world import ModelledCost, ScriptedSource, script
 from edge_sdk.core.clock import NS, VirtualClock, run_virtual
 from edge_sdk.core.records import Arrival, Dataset, RoundData
@@ -20,11 +20,11 @@ def tri() -> Dataset:
 def test_half_of_the_modalities_is_early_and_transmission_takes_bytes_over_bandwidth() -> None:
     data = tri()
     arrivals = script(data, MBA, seed=1, device=2, task=3, modalities=("a", "b", "c"))
-    assert [a.after_s < MBA.delay_s for a in arrivals] == [True, False, False]
+    assert [a.after_s < MBA.arrivals.delay_s for a in arrivals] == [True, False, False]
     for a in arrivals:
-        sent_s = a.after_s - (MBA.delay_s if a.after_s >= MBA.delay_s else 0.0)
+        sent_s = a.after_s - (MBA.arrivals.delay_s if a.after_s >= MBA.arrivals.delay_s else 0.0)
         size = int(data.has[a.modality].sum()) * data.x[a.modality][0].nbytes
-        assert MBA.bandwidth_low_kbps <= size / sent_s / 1000 <= MBA.bandwidth_high_kbps
+        assert MBA.arrivals.bandwidth_low_kbps <= size / sent_s / 1000 <= MBA.arrivals.bandwidth_high_kbps
 
 
 def test_draws_are_keyed_by_device_and_task_not_by_order() -> None:
@@ -77,7 +77,7 @@ def test_incomplete_rows_are_left_out_or_taken_with_what_they_have() -> None:
 def test_slow_clients_are_half_of_all_and_five_times_slower() -> None:
     from types import SimpleNamespace
 
-    profile = WorldProfile(sample_s=1e-3, board_factor=10.0, slow_factor=5.0)
+    profile = WorldProfile(board=Board(sample_s=1e-3, factor=10.0, slow_factor=5.0))
     for steps, rows in ((0, 2 * 40), (7, 7 * 16)):  # two epochs of all rows; seven batches
         phase = SimpleNamespace(epochs=2, modalities=("a", "b"), steps=steps)
         job = SimpleNamespace(data=tri_round(), phase=phase, plan=SimpleNamespace(batch_size=16))
