@@ -113,7 +113,9 @@ def prepare(args: argparse.Namespace) -> Simulation:
     )  # fmt: skip
     if args.quick:
         world = replace(world, updates=min(world.updates, QUICK_UPDATES))
-    return Simulation(spec, cut, world)
+    simulation = Simulation(spec, cut, world)
+    simulation.check()
+    return simulation
 
 
 def check(args: argparse.Namespace) -> None:

@@ -37,6 +37,7 @@ from edge_sdk.codecs.wire import params_digest
 from edge_sdk.core.clock import NS, Clock, WallClock, run_virtual
 from edge_sdk.core.compute import ModelledCompute
 from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig, SensorConfig
+from edge_sdk.core.errors import DataError
 from edge_sdk.core.interfaces import RoundSource, Transport
 from edge_sdk.core.records import Dataset, ModelTensors, VersionId
 from edge_sdk.core.spec import FederationSpec
@@ -138,6 +139,18 @@ class Simulation:
         """Runs the same world in real time, `speed` times as fast."""
         single_thread()
         return asyncio.run(self.play(WallClock(speed)))
+
+    def check(self) -> None:
+        """Raises DataError before anything is trained if a device has too few rows for what the method does."""
+        share = find(self.spec.method.name).client_rule(self.spec.method.config).held_out
+        if not share:
+            return
+        fewest, device = min((len(data.y), name) for name, data in zip(self._names(), self._owned(), strict=True))
+        if fewest * share < 1.0:
+            raise DataError(
+                f"{self.spec.method.name} holds out {share:g} of a device's rows for validation, and {device} has only "
+                f"{fewest}: use fewer devices, more data, or --option validation={min(0.5, 1.0 / max(2, fewest)):.2g}"
+            )
 
     async def play(self, clock: Clock, connect: Connect | None = None) -> Report:
         """Runs the world on a clock.

@@ -57,6 +57,11 @@ class ClientRule(Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    @property
+    def held_out(self) -> float:
+        """Share of a device's windows that the method holds out to judge by, [0, 1); 0: it needs none."""
+        return 0.0
+
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
         """Returns the phases to run now, in order, finished ones left out; () waits for the next arrival."""
         return () if view.waiting else (fused_phase(view),)

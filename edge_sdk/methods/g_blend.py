@@ -54,6 +54,10 @@ def blend_weights(
 class Client(ClientRule[Config]):
     """Training of all heads at once, weighted by how well each generalised in the last round."""
 
+    @property
+    def held_out(self) -> float:
+        return self.config.validation
+
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
         phases = super().schedule(view)
         return tuple(replace(p, train=(*p.train, *(f"head.{m}" for m in p.modalities))) for p in phases)

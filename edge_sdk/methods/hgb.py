@@ -102,6 +102,10 @@ def client_values(gain: Floats, overfit: Floats, floor: float = 1e-6) -> Floats:
 class Client(ClientRule[Config]):
     """Training of all heads at once, weighted as the server says; what it made of them is reported."""
 
+    @property
+    def held_out(self) -> float:
+        return self.config.validation
+
     def schedule(self, view: RoundView) -> tuple[Phase, ...]:
         phases, steps = super().schedule(view), self.config.local_steps
         return tuple(replace(p, train=(*p.train, *(f"head.{m}" for m in p.modalities)), steps=steps) for p in phases)

@@ -121,6 +121,20 @@ def test_clients_that_lack_modalities_send_only_what_they_have(case: str) -> Non
     assert reports[1].bytes_up < 0.95 * reports[0].bytes_up  # no encoder of what a client does not have
 
 
+@pytest.mark.parametrize("method", ["fed_g_blend_async", "fedhgb"])
+def test_a_method_that_holds_rows_out_says_when_a_device_has_too_few(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1,920 training rows over 600 devices: three or four each, of which a fifth is held out."""
+    command = ["simulate", "--dataset", "synthetic", "--partition", "iid", "--updates", "4", "--profile", "instant"]
+    assert main([*command, "--method", method, "--devices", "600"]) == 2
+    said = capsys.readouterr().err
+    assert "holds out 0.2 of a device's rows for validation, and device-" in said
+    assert "has only 3: use fewer devices" in said
+    assert main([*command, "--method", "mba", "--devices", "2000"]) == 2
+    assert "2000 devices but only 1920 training rows" in capsys.readouterr().err
+
+
 def test_the_command_writes_the_keys_that_others_rely_on(tmp_path: Path) -> None:
     data = datasets.select("synthetic")
     file, out = tmp_path / "mine.npz", tmp_path / "out.json"
