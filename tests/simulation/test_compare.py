@@ -11,6 +11,7 @@ import pytest
 
 from coordinator import cli
 from coordinator.simulation.compare import page, plots, tables
+from coordinator.simulation.compare.commands import data_folder
 from coordinator.simulation.compare.runner import load
 from coordinator.simulation.compare.study import Run, Study, Variant, read, runs
 from edge_sdk.core.errors import ConfigError
@@ -213,6 +214,15 @@ def test_a_flag_wins_over_the_study_even_with_its_usual_value(spec: Path) -> Non
     assert cli.main(["compare", str(spec), "--quick", "--out", str(out), "--profile", "mba"]) == 0
     (result,) = (json.loads(path.read_text()) for path in (out / "runs").glob("*.json"))
     assert result["virtual_seconds"] > 100  # the study says "instant"
+
+
+def test_the_folder_of_a_set_is_found_in_a_folder_of_sets(tmp_path: Path) -> None:
+    assert data_folder(tmp_path, "uci_har:body") == tmp_path  # it may be the set's own
+    for name in ("mnist", "fsdd", "uci_har"):
+        (tmp_path / name).mkdir()
+    assert data_folder(tmp_path, "uci_har:body") == tmp_path / "uci_har"
+    assert data_folder(tmp_path, "cg_mnist:n=300") == tmp_path / "mnist"
+    assert data_folder(tmp_path, "fsdd_mnist") == tmp_path
 
 
 def test_neither_or_both_is_an_error(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

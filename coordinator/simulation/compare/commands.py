@@ -99,9 +99,15 @@ def _common(args: argparse.Namespace, study: Study) -> dict[str, Any]:
 
 
 def data_folder(folder: Path, dataset: str) -> Path:
-    """Returns where a data set lies: `folder`, or the folder in it that is named after the set (mnist for cg_mnist)."""
+    """Returns where a data set lies: `folder`, or the folder in it that is named after the set (mnist for cg_mnist).
+
+    A set that is made of two others (fsdd_mnist) finds both in `folder`.
+    """
     name = dataset.partition(":")[0]
-    places = [folder / part for part in (name, name.rpartition("_")[2]) if part]
+    parts = [part for part in name.split("_") if part]
+    if len(parts) > 1 and not (folder / name).exists() and all((folder / part).exists() for part in parts):
+        return folder
+    places = [folder / part for part in (name, *parts[-1:]) if part]
     return next((place for place in places if place.exists()), folder)
 
 
