@@ -58,10 +58,19 @@ def run(module: str, folder: Path, *, leaves: str, limit_s: float, progress: Pro
         raise EngineError(f"TensorRT built no engine: {trouble or _death(code, folder)}")
 
 
-def begin() -> None:
-    """Makes the calling process a child that gives way, and ends with the one that waits for it."""
+def serve(build: Callable[[], None]) -> int:
+    """Builds in the calling process as a child that gives way, and tells what went wrong; returns the exit code."""
     os.nice(_NICENESS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # Linux: nobody waits for the engine any more
+    try:
+        build()
+    except MemoryError as error:
+        say(error=f"out of memory: {error}; add swap, or make max_batch smaller")
+        return 1
+    except EngineError as error:
+        say(error=str(error))
+        return 1
+    return 0
 
 
 def say(**what: str) -> None:
@@ -114,4 +123,4 @@ def _death(code: int, folder: Path) -> str:
     return f"its process ended with {code}. {said}"
 
 
-__all__ = ["LOG", "MODEL", "ORDER", "Progress", "begin", "run", "say", "silent"]
+__all__ = ["LOG", "MODEL", "ORDER", "Progress", "run", "say", "serve", "silent"]

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,23 +100,19 @@ def export_plan(
 
 def main(folder: Path) -> int:
     """Builds what the folder orders; the child's side."""
-    builds.begin()
+    return builds.serve(partial(_ordered, folder))
+
+
+def _ordered(folder: Path) -> None:
     plain = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     profile = {name: (tuple(a), tuple(b), tuple(c)) for name, (a, b, c) in plain["profile"].items()}
     order = Order(profile, plain["precision"], plain["workspace_mb"])
     try:
-        plan = _build((folder / MODEL).read_bytes(), order)
+        (folder / PLAN).write_bytes(_build((folder / MODEL).read_bytes(), order))
     except ImportError as error:
-        builds.say(error=f"the Python package tensorrt is missing ({error}); JetPack has it as python3-libnvinfer")
-        return 1
-    except MemoryError as error:
-        builds.say(error=f"out of memory: {error}; add swap, or make max_batch smaller")
-        return 1
-    except EngineError as error:
-        builds.say(error=str(error))
-        return 1
-    (folder / PLAN).write_bytes(plan)
-    return 0
+        raise EngineError(
+            f"the Python package tensorrt is missing ({error}); JetPack has it as python3-libnvinfer"
+        ) from error
 
 
 def _build(model: bytes, order: Order) -> bytes:

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
-from edge_sdk.core.errors import EngineError
 from export import builds
 from export.engines import ort
 
 
 def main(folder: Path) -> int:
     """Builds what the folder orders."""
-    builds.begin()
+    return builds.serve(partial(_build, folder))
+
+
+def _build(folder: Path) -> None:
     order = json.loads((folder / builds.ORDER).read_text(encoding="utf-8"))
     builds.say(progress="TensorRT's provider builds")
     options = ort.session_options(order["threads"], optimise=order["optimise"])
-    try:
-        ort.session_of((folder / builds.MODEL).read_bytes(), options, tuple(order["providers"]), order["special"])
-    except MemoryError as error:
-        builds.say(error=f"out of memory: {error}; add swap, or make max_batch smaller")
-        return 1
-    except EngineError as error:
-        builds.say(error=str(error))
-        return 1
+    ort.session_of((folder / builds.MODEL).read_bytes(), options, tuple(order["providers"]), order["special"])
     (folder / ort.BUILT).touch()
-    return 0
 
 
 if __name__ == "__main__":
