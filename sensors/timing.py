@@ -69,7 +69,7 @@ class Smoothed:
     def _restart(self, n: int, arrival_ns: int) -> Int64:
         first = arrival_ns - (n - 1) * self._period
         if self._last is not None:
-            first = max(first, self._last + 1)
+            first = max(first, float(np.rint(self._last)) + 1)  # after the time given out, not the one before rounding
         times: Int64 = np.rint(first + np.arange(n) * self._period).astype(np.int64)
         self._last = float(first + (n - 1) * self._period)
         return times
