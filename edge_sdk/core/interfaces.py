@@ -210,9 +210,7 @@ class CodecStep(ABC):
 class LabelSource(ABC):
     """Where labels come from."""
 
-    compute: Compute = (
-        InlineCompute()
-    )  # the device puts its own here; what may block, such as opening a port, goes there
+    compute: Compute = InlineCompute()  # the device puts its own here; what may block, as opening a port, goes there
 
     @abstractmethod
     def labels(self) -> AsyncIterator[Label]:
