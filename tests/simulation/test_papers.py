@@ -51,7 +51,7 @@ def test_every_run_is_valid(path: Path, form: str) -> None:
 @pytest.fixture(scope="module")
 def select() -> Any:
     """Reads every data set once for all runs."""
-    return lru_cache(maxsize=4)(datasets.select)
+    return lru_cache(maxsize=12)(datasets.select)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
