@@ -82,6 +82,10 @@ def add_world(parser: argparse._ActionsContainer, *, dataset_required: bool = Fa
         help="test on so much of the training rows, held out, in place of the test rows: to choose settings",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="training processes; the result is the same")
+    parser.add_argument(
+        "--stack", type=int, default=1, metavar="N",
+        help="train up to N devices in one computation while they are at it at the same time; 1: each by itself",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,7 +111,7 @@ def prepare(args: argparse.Namespace) -> Simulation:
     spec = federation(args, cut)
     world = World(
         devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition, fraction=args.rate,
-        profile=profiles.read(args.profile), evaluate_every=args.evaluate_every, workers=args.workers,
+        profile=profiles.read(args.profile), evaluate_every=args.evaluate_every, workers=args.workers, stack=args.stack,
         running_mean=args.running_mean, ownership=args.ownership,
         online=None if args.online is None else online.read(args.online),
     )  # fmt: skip
@@ -120,7 +124,7 @@ def prepare(args: argparse.Namespace) -> Simulation:
 
 def check(args: argparse.Namespace) -> None:
     """Checks everything about the flags that can be checked without the data."""
-    counts = ("devices", "updates", "workers", "epochs", "batch", "features", "evaluate_every")
+    counts = ("devices", "updates", "workers", "stack", "epochs", "batch", "features", "evaluate_every")
     for flag, least in (*((count, 1) for count in counts), ("seed", 0)):
         if getattr(args, flag) < least:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, found {getattr(args, flag)}")

@@ -35,7 +35,7 @@ from coordinator.simulation.world import ModelledCost, ScriptedSource
 from coordinator.store import MemoryStore
 from edge_sdk.codecs.wire import params_digest
 from edge_sdk.core.clock import NS, Clock, WallClock, run_virtual
-from edge_sdk.core.compute import ModelledCompute
+from edge_sdk.core.compute import ModelledCompute, Stacking
 from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig, SensorConfig
 from edge_sdk.core.errors import DataError
 from edge_sdk.core.interfaces import RoundSource, Transport
@@ -44,6 +44,7 @@ from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn.local_training import single_thread
 from edge_sdk.learn.seeds import derive
 from edge_sdk.methods.base import find
+from edge_sdk.runtime import jobs
 from edge_sdk.runtime.device import Device
 from edge_sdk.runtime.state import DeviceState
 from edge_sdk.transport.inbox import Traffic
@@ -76,6 +77,7 @@ class World:
     evaluate_every: int = 10  # updates
     running_mean: float = 1.0  # weight of the newest version in the mean that is tested; 1: that version itself
     workers: int = 1  # training processes; 1: in this process
+    stack: int = 1  # devices under way at the same time that are trained in one computation, at most; 1: each by itself
     online: OnlineProfile | None = None  # a sliding buffer in place of a fixed data set
 
 
@@ -166,7 +168,8 @@ class Simulation:
             connect = partial(self._in_memory, MemoryBroker(clock), numbers)
         record = Record(clock, progress=self.progress, every=max(1, self.world.updates // TRACES))
         workers = self.world.workers if self.world.workers > 1 else 0
-        compute = ModelledCompute(clock, workers, single_thread)
+        stacking = Stacking(jobs.run_phase, jobs.stack_key, jobs.run_phases, self.world.stack)
+        compute = ModelledCompute(clock, workers, single_thread, stacking if self.world.stack > 1 else None)
         center = self._coordinator(connect(COORDINATOR), clock, compute, record)
         links = {name: connect(name) for name in self._names()}
         members = self._devices(links, clock, compute)

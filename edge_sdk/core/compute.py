@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.errors import ComputeError
@@ -53,21 +55,42 @@ class InlineCompute(Compute):
         return job(*args, **kwargs)
 
 
+@dataclass(frozen=True, slots=True)
+class Stacking:
+    """How jobs that are under way at the same time become one computation.
+
+    A job's result does not depend on anything that comes after its start, so that it may be computed at any time before
+    it is due: jobs with equal keys are collected until the first of them is due, or there are `most`.
+    """
+
+    job: Callable[..., Any]  # the job that can be stacked; others run by themselves
+    key: Callable[..., Hashable | None]  # of its arguments; None: it runs by itself
+    run: Callable[[list[tuple[Any, ...]]], list[Any]]  # module-level; arguments → a result or an Exception for each
+    most: int  # jobs in one computation
+
+
 class ModelledCompute(Compute):
     """Jobs of the train lane finish at start + modelled cost on the given clock, in that order.
 
     The real work runs inline, or in worker processes while virtual time goes on to other jobs; either way the
-    results are the same. The loop blocks for a worker that is not done when its modelled time is up.
+    results are the same. The loop blocks for a worker that is not done when its modelled time is up. Which jobs are
+    stacked follows from their times on the clock alone, never from how fast the workers are.
 
     Args:
         clock: virtual, or a wall clock on which modelled durations are slept out.
         workers: worker processes; 0 runs jobs inline.
         initializer: module-level function that every worker runs once (one torch thread, …).
+        stacking: how jobs become one computation; None: each runs by itself.
     """
 
-    def __init__(self, clock: Clock, workers: int = 0, initializer: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, clock: Clock, workers: int = 0, initializer: Callable[[], None] | None = None,
+        stacking: Stacking | None = None,
+    ) -> None:  # fmt: skip
         self._clock = clock
         self._pool: Executor | None = None
+        self._stacking = stacking
+        self._stacks = WeakValueDictionary[Hashable, _Stack]()  # by key, the newest; held by those who wait for it
         if workers > 0:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(
@@ -78,7 +101,7 @@ class ModelledCompute(Compute):
         if lane != TRAIN:
             return job(*args, **kwargs)
         end_ns = self._clock.now_ns() + cost_ns
-        future = _inline(job, *args, **kwargs) if self._pool is None else self._pool.submit(job, *args, **kwargs)
+        future: Future[T] | _Place = self._stacked(job, args) or self._submit(job, *args, **kwargs)
         try:
             await self._clock.sleep_until(end_ns)
         except asyncio.CancelledError:
@@ -86,9 +109,75 @@ class ModelledCompute(Compute):
             raise
         return future.result()
 
+    def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return _inline(job, *args, **kwargs) if self._pool is None else self._pool.submit(job, *args, **kwargs)
+
+    def _stacked(self, job: Callable[..., Any], args: tuple[Any, ...]) -> _Place | None:
+        """Returns the job's place among those that are collected; None: it is to run by itself."""
+        stacking = self._stacking
+        key = stacking.key(*args) if stacking is not None and job is stacking.job else None
+        if stacking is None or key is None:
+            return None
+        stack = self._stacks.get(key)
+        if stack is None or stack.future is not None:
+            stack = self._stacks[key] = _Stack(lambda jobs: self._submit(stacking.run, jobs))
+        place = stack.join(args)
+        if len(stack.jobs) >= stacking.most:
+            stack.start()
+        return place
+
     async def aclose(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+class _Stack:
+    """Jobs that are going to be one computation.
+
+    Args:
+        submit: begins to compute a list of jobs.
+    """
+
+    def __init__(self, submit: Callable[[list[tuple[Any, ...]]], Future[list[Any]]]) -> None:
+        self.jobs: dict[int, tuple[Any, ...]] = {}  # by number of joining; those that were cancelled have left
+        self.future: Future[list[Any]] | None = None
+        self._submit = submit
+        self._joined = 0
+        self._order: list[int] = []
+
+    def join(self, args: tuple[Any, ...]) -> _Place:
+        place = _Place(self, self._joined)
+        self.jobs[self._joined] = args
+        self._joined += 1
+        return place
+
+    def start(self) -> Future[list[Any]]:
+        """Begins to compute whatever has joined so far, once."""
+        if self.future is None:
+            self._order = list(self.jobs)
+            self.future = self._submit(list(self.jobs.values()))
+            self.jobs.clear()
+        return self.future
+
+    def outcome(self, number: int) -> Any:
+        return self.start().result()[self._order.index(number)]
+
+
+class _Place:
+    """One job's place in a stack; used as its future."""
+
+    def __init__(self, stack: _Stack, number: int) -> None:
+        self._stack = stack
+        self._number = number
+
+    def cancel(self) -> bool:
+        return self._stack.jobs.pop(self._number, None) is not None
+
+    def result(self) -> Any:
+        outcome = self._stack.outcome(self._number)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
 class FieldCompute(Compute):
@@ -210,4 +299,14 @@ def cost_ns(seconds: float) -> int:
     return round(seconds * NS)
 
 
-__all__ = ["SHORT", "TRAIN", "Compute", "Crew", "FieldCompute", "InlineCompute", "ModelledCompute", "cost_ns"]
+__all__ = [
+    "SHORT",
+    "TRAIN",
+    "Compute",
+    "Crew",
+    "FieldCompute",
+    "InlineCompute",
+    "ModelledCompute",
+    "Stacking",
+    "cost_ns",
+]

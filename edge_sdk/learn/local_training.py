@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from itertools import count, islice, takewhile
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.core.errors import TrainingError
@@ -61,23 +63,21 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
         TrainingError: there is no row to train on, or the loss is no longer finite.
         ShapeMismatch: the start version does not fit the model.
     """
-    phase, training = job.phase, job.spec.training
-    key = (job.seed, phase.name, *phase.modalities, job.view.finished.count(phase))
+    training, key = job.spec.training, stream_key(job)
     with generators.seeded(*key, "network"):
         order = generators.generator(*key, "batches")
-        ctx = _context(job, model, generators.generator(*key, "rule"))
+        ctx = context(job, model)
         rule.begin(ctx)
-        _set_modes(ctx)
+        set_modes(ctx)
         optimiser = Sgd(_trainable(ctx), job.plan.lr, momentum=training.momentum, weight_decay=training.weight_decay)
-        loss, epochs = 0.0, _epochs(ctx)
-        for ctx.epoch in epochs:
+        loss, numbers = 0.0, epochs(ctx)
+        for ctx.epoch in numbers:
             loss, seen = 0.0, 0
-            left = phase.steps - ctx.num_steps if phase.steps else None
-            for rows in islice(batches(ctx.samples.rows, job.plan.batch_size, order), left):
+            for rows in batches_left(ctx, order):
                 batch = ctx.samples.batch(rows)
                 optimiser.zero_grad()
                 out = _forward(rule, ctx, batch)
-                objective = _total(rule.loss_terms(ctx, batch, out))
+                objective = total(rule.loss_terms(ctx, batch, out))
                 loss, seen = loss + _finite(objective, ctx) * len(rows), seen + len(rows)
                 objective.backward()  # type: ignore[no-untyped-call]
                 rule.after_backward(ctx, batch, out)
@@ -85,11 +85,21 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
                 ctx.num_steps += 1
             loss /= seen
             rule.end_epoch(ctx)
-        rule.end(ctx)
-        say = rule.answer if phase.asks else rule.payload
-        payload = say(ctx) if phase.final else {}
+        return result(ctx, rule, loss)
+
+
+def stream_key(job: PhaseJob) -> tuple[object, ...]:
+    """Returns what the random streams of a phase are keyed by, besides their purpose."""
+    return (job.seed, job.phase.name, *job.phase.modalities, job.view.finished.count(job.phase))
+
+
+def result(ctx: ClientContext, rule: Rule, loss: float) -> PhaseResult:
+    """Returns what came of a phase whose last step is done; `loss` is the mean of its last epoch."""
+    rule.end(ctx)
+    say = rule.answer if ctx.phase.asks else rule.payload
+    payload = say(ctx) if ctx.phase.final else {}
     return PhaseResult(
-        tensors=_trained(job, model),
+        tensors=_trained(ctx),
         memory=ctx.memory,
         carry=ctx.carry,
         payload=payload,
@@ -99,12 +109,18 @@ def train(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult:
     )
 
 
-def _epochs(ctx: ClientContext) -> Iterator[int]:
+def epochs(ctx: ClientContext) -> Iterator[int]:
     """Yields the numbers of the epochs of a phase: as many as it says, or as its steps take."""
     if not ctx.phase.steps:
         yield from range(ctx.phase.epochs)
     else:
         yield from takewhile(lambda _: ctx.num_steps < ctx.phase.steps, count())
+
+
+def batches_left(ctx: ClientContext, order: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yields the batches of the next epoch, as many as the phase has steps left."""
+    left = ctx.phase.steps - ctx.num_steps if ctx.phase.steps else None
+    return islice(batches(ctx.samples.rows, ctx.job.plan.batch_size, order), left)
 
 
 def batches(rows: torch.Tensor, size: int, order: torch.Generator) -> Iterator[torch.Tensor]:
@@ -121,10 +137,10 @@ def batches(rows: torch.Tensor, size: int, order: torch.Generator) -> Iterator[t
 
 def full_pass(ctx: ClientContext, fn: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
     """Returns fn(batch) over all rows of the phase in order, one value (or row) each; evaluation mode, no gradient."""
-    _set_modes(ctx, train=False)
+    set_modes(ctx, train=False)
     with torch.no_grad():
         parts = [fn(ctx.samples.batch(rows)) for rows in torch.split(ctx.samples.rows, EVAL_BATCH)]
-    _set_modes(ctx)
+    set_modes(ctx)
     return torch.cat(parts)
 
 
@@ -163,7 +179,7 @@ def samples(data: RoundData, phase: Phase, modalities: tuple[str, ...]) -> Sampl
     for m in phase.modalities:
         mask[:, modalities.index(m)] = _tensor(data.has[m]).float()
     y = _tensor(data.y)
-    rows = torch.nonzero((mask.sum(1) > 0) & (y >= 0)).flatten()
+    rows = torch.from_numpy(rows_to_train(data, phase))
     if len(rows) == 0:
         raise TrainingError(
             f"phase {phase.name!r}: none of {len(data.y)} windows has a label and one of {', '.join(phase.modalities)}"
@@ -171,16 +187,29 @@ def samples(data: RoundData, phase: Phase, modalities: tuple[str, ...]) -> Sampl
     return Samples({m: _tensor(data.x[m]) for m in phase.modalities}, y, mask, rows)
 
 
+def rows_to_train(data: RoundData, phase: Phase) -> NDArray[np.int64]:
+    """Returns the numbers of the rows that have a label and one of the phase's modalities."""
+    there = np.logical_or.reduce([data.has[m] for m in phase.modalities])
+    return np.flatnonzero(there & (data.y >= 0))
+
+
 def _tensor(array: Array) -> torch.Tensor:
     """Returns the array as a tensor, sharing memory where it is writable (torch warns of memory that is not)."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _context(job: PhaseJob, model: FusedModel, rng: torch.Generator) -> ClientContext:
+def context(job: PhaseJob, model: FusedModel) -> ClientContext:
+    """Puts the values that a phase begins with into the model and returns what the hooks work on.
+
+    Raises:
+        TrainingError: there is no row to train on.
+        ShapeMismatch: the start version does not fit the model.
+    """
     params.load({name: model.module(name) for name in job.start}, job.start)
     kept = {name: job.current[name] for name in job.phase.keep if name in job.current}
     params.load({name: model.module(name) for name in kept}, kept)
     data = samples(job.data, job.phase, job.spec.modality_names)
+    rng = generators.generator(*stream_key(job), "rule")
     return ClientContext(job, model, data, rng, memory=dict(job.memory), carry=dict(job.carry))
 
 
@@ -194,14 +223,15 @@ def _forward(rule: Rule, ctx: ClientContext, batch: Batch) -> Out:
     return Out(features, out.logits.float(), {name: extra.float() for name, extra in out.extra.items()})
 
 
-def _learning(job: PhaseJob) -> tuple[str, ...]:
+def learned(job: PhaseJob) -> tuple[str, ...]:
+    """Returns the modules that a phase changes."""
     return tuple(name for name in job.phase.train if name not in job.effort.frozen)
 
 
-def _set_modes(ctx: ClientContext, *, train: bool = True) -> None:
+def set_modes(ctx: ClientContext, *, train: bool = True) -> None:
     """Only modules of the phase train; the others neither get gradients nor move running statistics."""
     ctx.model.train(mode=False)
-    learning = _learning(ctx.job)
+    learning = learned(ctx.job)
     for name in ctx.job.start:
         ctx.model.module(name).requires_grad_(name in learning)
     for name in learning:
@@ -210,11 +240,11 @@ def _set_modes(ctx: ClientContext, *, train: bool = True) -> None:
 
 
 def _trainable(ctx: ClientContext) -> list[nn.Parameter]:
-    shared = [p for name in _learning(ctx.job) for p in ctx.model.module(name).parameters()]
+    shared = [p for name in learned(ctx.job) for p in ctx.model.module(name).parameters()]
     return [*shared, *ctx.own.parameters()]
 
 
-def _total(terms: Iterator[tuple[float, torch.Tensor]]) -> torch.Tensor:
+def total(terms: Iterator[tuple[float, torch.Tensor]]) -> torch.Tensor:
     """Returns Σ weight · term; a weight of 1 leaves its term as it is, to the last bit."""
     weighted = [term if weight == 1.0 else weight * term for weight, term in terms]
     return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
@@ -223,19 +253,43 @@ def _total(terms: Iterator[tuple[float, torch.Tensor]]) -> torch.Tensor:
 def _finite(objective: torch.Tensor, ctx: ClientContext) -> float:
     loss = float(objective.detach())
     if not math.isfinite(loss):
-        raise TrainingError(
-            f"phase {ctx.phase.name!r}: the loss is {loss} after {ctx.num_steps} steps at learning rate "
-            f"{ctx.job.plan.lr:g}; lower training.lr, or look for extreme values in the data"
-        )
+        raise diverged(ctx.job, loss, ctx.num_steps)
     return loss
 
 
-def _trained(job: PhaseJob, model: FusedModel) -> ModelTensors:
-    phase = job.phase
+def diverged(job: PhaseJob, loss: float, steps: int) -> TrainingError:
+    """Returns the error of a loss that is no longer finite."""
+    return TrainingError(
+        f"phase {job.phase.name!r}: the loss is {loss} after {steps} steps at learning rate "
+        f"{job.plan.lr:g}; lower training.lr, or look for extreme values in the data"
+    )
+
+
+def _trained(ctx: ClientContext) -> ModelTensors:
+    job, phase = ctx.job, ctx.phase
     sent = () if phase.asks else phase.train if phase.send is None else phase.send
     kept = [name for name in (sent if phase.final else phase.train) if name not in job.effort.frozen]
-    trained = params.read({name: model.module(name) for name in kept})
+    trained = params.read({name: ctx.model.module(name) for name in kept})
     return trained if phase.final else {**job.current, **trained}
 
 
-__all__ = ["EVAL_BATCH", "Rule", "batches", "encoded", "full_pass", "samples", "single_thread", "train"]
+__all__ = [
+    "EVAL_BATCH",
+    "Rule",
+    "batches",
+    "batches_left",
+    "context",
+    "diverged",
+    "encoded",
+    "epochs",
+    "full_pass",
+    "learned",
+    "result",
+    "rows_to_train",
+    "samples",
+    "set_modes",
+    "single_thread",
+    "stream_key",
+    "total",
+    "train",
+]

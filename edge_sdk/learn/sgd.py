@@ -46,7 +46,10 @@ class Sgd:
                 moved.append(p)
                 directions.append(self._direction(p, p.grad))
         if moved:  # in one call: dozens of small ones are a noticeable part of a small model's step
-            torch._foreach_add_(moved, directions, alpha=-self.lr)
+            self._move(moved, directions)
+
+    def _move(self, moved: list[torch.Tensor], directions: list[torch.Tensor]) -> None:
+        torch._foreach_add_(moved, directions, alpha=-self.lr)
 
     def _direction(self, p: nn.Parameter, grad: torch.Tensor) -> torch.Tensor:
         if self.weight_decay:

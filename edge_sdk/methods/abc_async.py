@@ -65,6 +65,9 @@ class Client(ClientRule[Config]):
         trained = dict.fromkeys(module for phase in (*view.finished, *todo) for module in phase.train)
         return (*todo, fused_phase(view, keep=tuple(trained)))
 
+    def stacks(self, phase: Phase) -> bool:
+        return True
+
     def begin(self, ctx: ClientContext) -> None:
         if ctx.phase.name == EARLY:
             ctx.scratch["others"] = [(w, w.detach().clone()) for w in self._others(ctx)]

@@ -66,6 +66,15 @@ class ClientRule(Generic[C]):
         """Returns the phases to run now, in order, finished ones left out; () waits for the next arrival."""
         return () if view.waiting else (fused_phase(view),)
 
+    def stacks(self, phase: Phase) -> bool:
+        """Returns True if the phase may be trained for several devices at once (`learn.stacked_training`).
+
+        `forward` and `loss_terms` are then called for all of them together, under `torch.func.vmap`: they may read the
+        model, `ctx.own`, the batch and what all devices have in common, and must not look at the numbers (`if`,
+        `float()`) nor note anything. `after_backward` and `end_epoch` are not called. Only `begin` draws at random.
+        """
+        return False
+
     def begin(self, ctx: ClientContext) -> None:
         """Before the first batch of a phase: private modules into `ctx.own`, notes into `ctx.scratch`."""
 

@@ -47,6 +47,9 @@ class Client(ClientRule[Config]):
             return (fused_phase(view),)
         return super().schedule(view)
 
+    def stacks(self, phase: Phase) -> bool:
+        return not self.config.rho_prox
+
     def begin(self, ctx: ClientContext) -> None:
         if self.config.rho_prox:
             ctx.scratch["live"] = [p for name in ctx.phase.train for p in ctx.model.module(name).parameters()]

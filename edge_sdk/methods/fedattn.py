@@ -26,7 +26,7 @@ from pydantic import Field
 from edge_sdk.core.records import Array, ModelTensors
 from edge_sdk.core.spec import Model
 from edge_sdk.learn import aggregation, params, seeds
-from edge_sdk.learn.records import Cohort, State, Weights
+from edge_sdk.learn.records import Cohort, Phase, State, Weights
 from edge_sdk.methods.base import ClientRule, Method, SyncServerRule
 
 
@@ -53,6 +53,9 @@ def distance(w: Array, w_k: Array, *, spectral: bool = False) -> float:
 
 class Client(ClientRule[Config]):
     """Plain training of the fused model."""
+
+    def stacks(self, phase: Phase) -> bool:
+        return True
 
 
 class Server(SyncServerRule[Config]):

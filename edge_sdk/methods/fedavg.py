@@ -10,11 +10,15 @@ Differs from the source: aggregation is modality-wise where clients lack modalit
 
 from __future__ import annotations
 
+from edge_sdk.learn.records import Phase
 from edge_sdk.methods.base import ClientRule, Method, NoConfig, SyncServerRule
 
 
 class Client(ClientRule[NoConfig]):
     """Plain training of the fused model."""
+
+    def stacks(self, phase: Phase) -> bool:
+        return True
 
 
 class Server(SyncServerRule[NoConfig]):

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from edge_sdk.core.spec import Model
 from edge_sdk.learn import staleness
-from edge_sdk.learn.records import Rates, State, UpdateView
+from edge_sdk.learn.records import Phase, Rates, State, UpdateView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method
 
 
@@ -37,6 +37,9 @@ def steps_behind(version: int, staleness: int, k: int) -> int:
 
 class Client(ClientRule[Config]):
     """Plain training of the fused model."""
+
+    def stacks(self, phase: Phase) -> bool:
+        return True
 
 
 class Server(AsyncServerRule[Config]):

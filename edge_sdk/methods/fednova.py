@@ -28,7 +28,7 @@ from pydantic import Field
 from edge_sdk.core.records import ModelTensors
 from edge_sdk.core.spec import Model
 from edge_sdk.learn import aggregation
-from edge_sdk.learn.records import Cohort, Member, State, Weights
+from edge_sdk.learn.records import Cohort, Member, Phase, State, Weights
 from edge_sdk.methods.base import ClientRule, Method, SyncServerRule
 
 VELOCITY = "velocity/{}"  # of a module, in the server's state
@@ -66,6 +66,9 @@ def coefficients(
 
 class Client(ClientRule[Config]):
     """Plain training of the fused model."""
+
+    def stacks(self, phase: Phase) -> bool:
+        return True
 
 
 class Server(SyncServerRule[Config]):

@@ -123,6 +123,9 @@ class Client(ClientRule[Config]):
             phases = [Phase(ANCHOR, (m,), (module,), 1, keep=(module,))] * epochs
         return phases[view.finished.count(phases[0]) :]
 
+    def stacks(self, phase: Phase) -> bool:
+        return phase.name == ANCHOR or (not self.config.beta and self.config.d_report == "post")
+
     def begin(self, ctx: ClientContext) -> None:
         if ctx.phase.name == ANCHOR:
             ctx.own[_head(ctx.phase.modalities[0])] = self._load_head(ctx, ctx.phase.modalities[0])
@@ -142,8 +145,7 @@ class Client(ClientRule[Config]):
 
     def loss_terms(self, ctx: ClientContext, batch: Batch, out: Out) -> Iterator[tuple[float, torch.Tensor]]:
         yield from super().loss_terms(ctx, batch, out)
-        unused = not self.config.beta and self.config.d_report == "post"
-        if unused or ctx.phase.name == ANCHOR or not ctx.scratch["anchors"]:
+        if self.stacks(ctx.phase) or not ctx.scratch["anchors"]:  # without the distances
             return
         distances = self._batch_distances(ctx, batch, out)
         if self.config.beta and distances:
@@ -172,8 +174,7 @@ class Client(ClientRule[Config]):
             ctx.carry.update(anchors.pack(f"anchor/{m}", h, index, self.config.anchor_dtype))
 
     def _complete(self, ctx: ClientContext) -> bool:
-        done = ctx.job.view.finished.count(ctx.phase) + 1
-        return done >= (self.config.epochs_uni or ctx.job.plan.epochs)
+        return ctx.job.view.finished.count(ctx.phase) + 1 >= (self.config.epochs_uni or ctx.job.plan.epochs)
 
     def payload(self, ctx: ClientContext) -> dict[str, Array]:
         found = self._last_epoch(ctx) if self.config.d_report == "last_epoch" else self._post(ctx)

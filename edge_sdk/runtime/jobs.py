@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 from edge_sdk.core import registry
+from edge_sdk.core.errors import TrainingError
 from edge_sdk.core.records import ModelTensors
 from edge_sdk.core.spec import FederationSpec
-from edge_sdk.learn import local_training
+from edge_sdk.learn import local_training, stacked_training
 from edge_sdk.learn.records import FusedModel, Needs, PhaseJob, PhaseResult
-from edge_sdk.methods.base import find
+from edge_sdk.methods.base import ClientRule, find
 from edge_sdk.models import build
 
 _models: dict[tuple[str, Needs], FusedModel] = {}  # of this process; building one costs more than a short phase
@@ -17,9 +20,18 @@ _models: dict[tuple[str, Needs], FusedModel] = {}  # of this process; building o
 
 def run_phase(job: PhaseJob) -> PhaseResult:
     """Trains one phase and returns what it made."""
-    method = find(job.method)
-    rule = (method.query_rule if job.phase.asks else method.client_rule)(job.spec.method.config)
-    return local_training.train(job, rule, _model(job.spec, method.needs))
+    return local_training.train(job, *_hands(job))
+
+
+def run_phases(jobs: Sequence[tuple[PhaseJob]]) -> list[PhaseResult | TrainingError]:
+    """Trains phases with equal keys (`stack_key`) in one computation; a single one as `run_phase` does."""
+    phases = [job for (job,) in jobs]
+    return stacked_training.train(phases, *_hands(phases[0])) if phases else []
+
+
+def stack_key(job: PhaseJob) -> Hashable | None:
+    """Returns what phases must have in common to be trained in one computation; None: this one is trained by itself."""
+    return stacked_training.key(job, *_hands(job))
 
 
 def initial(spec: FederationSpec, seed: int) -> ModelTensors:
@@ -33,6 +45,12 @@ def export_graph(spec: FederationSpec, path: Path) -> None:
     registry.load("exporters", "onnx")(spec, find(spec.method.name).needs, path)
 
 
+def _hands(job: PhaseJob) -> tuple[ClientRule[Any], FusedModel]:
+    method = find(job.method)
+    rule = (method.query_rule if job.phase.asks else method.client_rule)(job.spec.method.config)
+    return rule, _model(job.spec, method.needs)
+
+
 def _model(spec: FederationSpec, needs: Needs) -> FusedModel:
     key = (spec.digest, needs)
     if key not in _models:
@@ -41,4 +59,4 @@ def _model(spec: FederationSpec, needs: Needs) -> FusedModel:
     return _models[key]
 
 
-__all__ = ["export_graph", "initial", "run_phase"]
+__all__ = ["export_graph", "initial", "run_phase", "run_phases", "stack_key"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from edge_sdk.core import registry
 from edge_sdk.core.errors import ConfigError
-from edge_sdk.learn import params
-from edge_sdk.learn.records import Phase
+from edge_sdk.core.spec import FederationSpec
+from edge_sdk.learn import local_training, params, stacked_training
+from edge_sdk.learn.records import Phase, PhaseJob, PhaseResult, RoundView
 from edge_sdk.methods.base import AsyncServerRule, ClientRule, Method, SyncServerRule, find
 from edge_sdk.models import build
 from tests.helpers import learning
@@ -183,3 +185,54 @@ def test_rounds_with_devices_that_never_speak(name: str) -> None:
         assert not {m.device for m in cohort.members} & set(silent)
         assert params.finite(fed.theta)
         assert bool(cohort.members) or learning.equal(fed.theta, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_phases_that_say_so_can_be_trained_for_several_devices_at_once(name: str) -> None:
+    """Every phase of a round, with what the phases before it left behind on each device."""
+    spec = learning.spec(2, method=name)
+    rule, model = find(name).client_rule({}), build.build(spec, find(name).needs)
+    done: tuple[Phase, ...] = ()
+    view = learning.view(spec.modality_names)
+    work = [_job(spec, view, seed) for seed in (1, 2)]
+    while not (done and done[-1].final):
+        phase = rule.schedule(learning.view(spec.modality_names, finished=done))[0]
+        work = [replace(job, phase=phase, view=replace(view, finished=done)) for job in work]
+        alone = [local_training.train(job, rule, model) for job in work]
+        if stacked_training.key(work[0], rule, model) is not None:
+            for found, expected in zip(stacked_training.train(work, rule, model), alone, strict=True):
+                assert isinstance(found, PhaseResult)
+                _close(found, expected)
+            assert stacked_training.obstacle(model, phase.train) == ""
+        work = [
+            replace(job, current=r.tensors, carry=r.carry, memory=r.memory) for job, r in zip(work, alone, strict=True)
+        ]  # fmt: skip
+        done = (*done, phase)
+
+
+def _job(spec: FederationSpec, view: RoundView, seed: int) -> PhaseJob:
+    fresh = Phase("none", (), (), 0)
+    return learning.job(spec, fresh, view, data=learning.round_data(modalities=2, seed=seed), seed=seed)
+
+
+def _close(found: PhaseResult, expected: PhaseResult) -> None:
+    assert found.num_steps == expected.num_steps
+    assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, values in expected.tensors.items():
+        np.testing.assert_allclose(found.tensors[name].params, values.params, rtol=1e-4, atol=1e-5)
+    for some, others in zip(
+        (found.payload, found.memory, found.carry), (expected.payload, expected.memory, expected.carry), strict=True
+    ):
+        assert some.keys() == others.keys()
+        for key in others:
+            np.testing.assert_allclose(some[key], others[key], rtol=1e-3, atol=1e-4)
+
+
+def test_the_plain_clients_say_so() -> None:
+    fused = Phase("fused", ("acc", "gyro"), ("encoder.acc", "encoder.gyro", "fusion"), 1, final=True)
+    saying = {name for name in NAMES if find(name).client_rule({}).stacks(fused)}
+    assert {"abc_async", "fedasync", "fedattn", "fedavg", "fedavg_p", "fedbuff", "fednova"} <= saying
+    assert not {"fedprox", "fedpac", "mba", "ogm_ge", "pmr", "qqr", "rpow_d"} & saying
+    assert find("mba").client_rule({"beta": 0.0}).stacks(fused)
+    assert not find("fedasync").client_rule({"rho_prox": 0.1}).stacks(fused)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from edge_sdk.core.clock import NS, VirtualClock, WallClock, run_virtual
-from edge_sdk.core.compute import SHORT, TRAIN, Crew, FieldCompute, InlineCompute, ModelledCompute, cost_ns
+from edge_sdk.core.compute import SHORT, TRAIN, Crew, FieldCompute, InlineCompute, ModelledCompute, Stacking, cost_ns
 from edge_sdk.core.errors import ComputeError
 from edge_sdk.core.records import RoundData
 
@@ -78,6 +78,16 @@ def slow_square(x: int, seconds: float) -> int:
     return x * x
 
 
+def parity(x: int) -> int:
+    return x % 2
+
+
+def squares(jobs: list[tuple[int]]) -> list[object]:
+    """Returns each square with what it was computed together with."""
+    whole = tuple(x for (x,) in jobs)
+    return [(x * x, whole) if x >= 0 else ValueError(f"negative: {x}") for x in whole]
+
+
 class TestInline:
     def test_runs_where_it_is_asked_for(self) -> None:
         compute = InlineCompute()
@@ -136,6 +146,45 @@ class TestModelled:
             assert clock.now_ns() == NS
 
         run_virtual(main)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_jobs_under_way_at_the_same_time_become_one_computation(self, workers: int) -> None:
+        """Until the first is due; 5 has another key, -1 fails alone, 7 comes when the stack is under way."""
+
+        async def main(clock: VirtualClock) -> tuple[list[object], list[int]]:
+            compute = ModelledCompute(clock, workers, stacking=Stacking(square, parity, squares, most=8))
+            ends = list[int]()
+
+            async def job(i: int, start_s: float, cost_s: float) -> object:
+                await clock.sleep(start_s)
+                try:
+                    return await compute.run(TRAIN, cost_ns(cost_s), square, i)
+                except ValueError as error:
+                    return str(error)
+                finally:
+                    ends.append(clock.now_ns() // NS)
+
+            work = (job(2, 0, 10), job(4, 3, 2), job(5, 3, 9), job(-2, 4, 20), job(8, 6, 1))
+            found = list(await asyncio.gather(*work))
+            await compute.aclose()
+            return found, ends
+
+        found, ends = run_virtual(main)
+        assert found == [(4, (2, 4, -2)), (16, (2, 4, -2)), (25, (5,)), "negative: -2", (64, (8,))]
+        assert ends == [5, 7, 10, 12, 24]
+
+    def test_a_full_stack_is_not_awaited_and_one_that_was_cancelled_leaves_it(self) -> None:
+        async def main(clock: VirtualClock) -> list[object]:
+            compute = ModelledCompute(clock, stacking=Stacking(square, parity, squares, most=2))
+            left = asyncio.ensure_future(compute.run(TRAIN, cost_ns(9.0), square, 0))
+            await clock.sleep(1.0)
+            left.cancel()
+            jobs = (compute.run(TRAIN, cost_ns(5.0), square, i) for i in (2, 4, 6))
+            return [*await asyncio.gather(*jobs), await asyncio.gather(left, return_exceptions=True)]
+
+        *found, (cancelled,) = run_virtual(main)
+        assert found == [(4, (2, 4)), (16, (2, 4)), (36, (6,))]
+        assert isinstance(cancelled, asyncio.CancelledError)
 
     def test_on_a_wall_clock_modelled_time_is_slept_out(self) -> None:
         async def main() -> int:

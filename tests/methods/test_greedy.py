@@ -129,7 +129,7 @@ def test_the_loss_is_that_of_every_head() -> None:
     rule = greedy.Client(greedy.Config())
     view = learning.view(spec.modality_names)
     job = learning.job(spec, rule.schedule(view)[0], view, data=data)
-    ctx = local_training._context(job, model, torch.Generator())
+    ctx = local_training.context(job, model)
     rule.begin(ctx)
     batch = ctx.samples.batch(torch.arange(12))
     with torch.no_grad():
