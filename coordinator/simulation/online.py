@@ -115,7 +115,8 @@ class OnlineSource(RoundSource):
             data = replace(data, x={**data.x, wrong.degraded: self._noisy(data, wrong.degraded, task_number)})
         here = tuple(m for m in owned if m != wrong.missing)
         arrivals = script(data, self._profile, seed=self._seed, device=self._device, task=task_number, modalities=here)
-        return ScriptedRound(data, arrivals, self._clock, quality=quality)
+        limit_s = self._profile.arrivals.wait_limit_s
+        return ScriptedRound(data, arrivals, self._clock, quality=quality, wait_limit_s=limit_s)
 
     def _noisy(self, data: Dataset, m: str, task: int) -> Float32:
         rng = np.random.default_rng([self._seed, self._device, _TROUBLE, task, 1])

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
@@ -48,6 +48,8 @@ class Arrivals(Model):
     """When a client's data are there."""
 
     delay_s: float = Field(default=300.0, ge=0)  # start delay of the late half of the modalities
+    delay: Literal["fixed", "exponential"] = "fixed"  # exponential: drawn with that mean, per modality and round
+    wait_limit_s: float | None = Field(default=None, gt=0)  # then a round goes on without what has not come
     early_fraction: float = Field(default=0.5, ge=0, le=1)  # of the modalities; at least one
     bandwidth_low_kbps: float = Field(default=200.0, gt=0)  # kB/s, kB = 1000 bytes; drawn per client and round
     bandwidth_high_kbps: float = Field(default=800.0, gt=0)
@@ -101,6 +103,7 @@ BOARDS: Mapping[str, Board] = {
 ARRIVALS: Mapping[str, Arrivals] = {
     "half_late": Arrivals(),  # the MBA paper's
     "together": Arrivals(delay_s=0.0),
+    "by_deadline": Arrivals(delay="exponential", wait_limit_s=300.0),  # 63 % of the late ones come in time
     "instant": Arrivals(delay_s=0.0, bandwidth_low_kbps=1e9, bandwidth_high_kbps=1e9),
 }
 LINKS: Mapping[str, LinkProfile] = {

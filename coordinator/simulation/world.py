@@ -5,6 +5,7 @@ Every draw is keyed by (seed, device, purpose, task number), so that nothing dep
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ def script(
         rows = data.has[m]
         size = int(rows.sum()) * data.x[m][0].nbytes
         start_s = 0.0 if place < early else profile.arrivals.delay_s
+        if start_s and profile.arrivals.delay == "exponential":
+            start_s = rng.exponential(start_s)
         arrivals.append(
             (start_s + size / bandwidth, int(index), Scripted(m, start_s + size / bandwidth, int(rows.sum())))
         )
@@ -63,12 +66,14 @@ class ScriptedRound(RoundSet):
         clock: virtual, or a wall clock on which the same times are waited out.
         incomplete: what becomes of rows that lack some of the modalities asked for.
         quality: modality → (n,) in [0, 1]; modalities without a key are as good as they can be.
+        wait_limit_s: what comes later does not come at all, s since the start of the round; None: everything comes.
     """
 
     def __init__(
         self, data: Dataset, arrivals: tuple[Scripted, ...], clock: Clock, incomplete: Incomplete = "drop",
-        quality: Mapping[str, Float32] | None = None,
+        quality: Mapping[str, Float32] | None = None, wait_limit_s: float | None = None,
     ) -> None:  # fmt: skip
+        self._limit_s = math.inf if wait_limit_s is None else wait_limit_s
         self._quality = quality or {}
         self.indices = np.arange(len(data.y), dtype=np.int64)
         self._data = data
@@ -81,6 +86,10 @@ class ScriptedRound(RoundSet):
         if not self._left:
             return None
         coming = self._left[0]
+        if coming.after_s > self._limit_s:  # of all later ones, too
+            await self._clock.sleep_until(self._start_ns + round(self._limit_s * NS))
+            self._left.clear()
+            return None
         t_ns = self._start_ns + round(coming.after_s * NS)
         await self._clock.sleep_until(t_ns)
         self._left.popleft()  # only now: a cancelled wait loses nothing
@@ -120,7 +129,9 @@ class ScriptedSource(RoundSource):
         arrivals = script(
             self._data, self._profile, seed=self._seed, device=self._device, task=task_number, modalities=modalities
         )
-        return ScriptedRound(self._data, arrivals, self._clock, self._incomplete)
+        return ScriptedRound(
+            self._data, arrivals, self._clock, self._incomplete, wait_limit_s=self._profile.arrivals.wait_limit_s
+        )
 
 
 class ModelledCost:

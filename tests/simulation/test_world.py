@@ -89,3 +89,35 @@ def test_slow_clients_are_half_of_all_and_five_times_slower() -> None:
 def tri_round() -> RoundData:
     data = tri()
     return RoundData(np.arange(40), data.y, data.x, data.has)
+
+
+def test_a_round_waits_for_what_is_late_until_its_limit_and_goes_on_without_it() -> None:
+    data = tri()
+    arrivals = {"delay": "exponential", "wait_limit_s": 300.0}
+    profile = WorldProfile.model_validate({"arrivals": arrivals})
+
+    async def main(clock: VirtualClock) -> list[tuple[list[str], float]]:
+        source, rounds = ScriptedSource(data, profile, clock, seed=1, device=0), []
+        for task in range(200):
+            begun_ns = clock.now_ns()
+            round_set = await source.freeze(task, ("a", "b"))
+            came = []
+            while (arrival := await round_set.next_arrival()) is not None:
+                came.append(arrival.modality)
+            assert await round_set.next_arrival() is None
+            rounds.append((came, (clock.now_ns() - begun_ns) / NS))
+        return rounds
+
+    rounds = run_virtual(main)
+    assert all(came for came, _ in rounds)  # the early half is there at once
+    short = [waited_s for came, waited_s in rounds if len(came) == 1]
+    assert short == [300.0] * len(short)
+    assert all(waited_s < 300.0 for came, waited_s in rounds if len(came) == 2)
+    assert 0.28 < len(short) / len(rounds) < 0.46  # exp(−1) = 0.37, three standard errors
+
+
+def test_a_fixed_delay_is_the_same_in_every_round() -> None:
+    def late(task: int) -> float:
+        return script(tri(), MBA, seed=1, device=0, task=task, modalities=("a", "b"))[1].after_s
+
+    assert all(300.0 < late(task) < 304.0 for task in range(20))
