@@ -141,7 +141,11 @@ class WorldProfile(Model):
 
 MBA = WorldProfile()
 INSTANT = WorldProfile(board=BOARDS["instant"], arrivals=ARRIVALS["instant"])
-PROFILES: Mapping[str, WorldProfile] = {"mba": MBA, "instant": INSTANT}
+PROFILES: Mapping[str, WorldProfile] = {
+    "mba": MBA,
+    "by_deadline": WorldProfile(arrivals=ARRIVALS["by_deadline"]),
+    "instant": INSTANT,
+}
 
 
 def read(text: str) -> WorldProfile:

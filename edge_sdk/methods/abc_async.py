@@ -13,8 +13,11 @@ The sums of (B2) are means over a batch: CE(z_m) over its rows that have m, 0 wh
 
     users   θ̄ ← (1 − μ_t) θ̄ + μ_t θ,   μ_t = max(μ, 1/(t + 1))   (B4)  not here: `running_mean` of inference, evaluation
 
-Differs from the definition: θ is published, and the mean of (B4) is kept by whoever uses the versions: off by default
-(μ = 1), on with `running_mean = 0.1` in [inference] of a device, [evaluate] of a coordinator, or when simulating.
+a = 1, where the definition has 0.5 as MBA does: of K equally fast clients each update is K − 1 versions old, s = α0/K,
+and what they bring together moves θ by α0 of their mean change, whatever K is. With 0.5 the step grows as √K.
+
+Differs from the definition: a; θ is published, and the mean of (B4) is kept by whoever uses the versions: off by
+default (μ = 1), on with `running_mean = 0.1` in [inference] of a device, [evaluate] of a coordinator, or `simulate`.
 A fusion that is not linear has z_m = ψ(0, …, h_m, …, 0), and only the weights that read m stand for W_m: what lies
 behind them moves in every early step, as b does.
 """
@@ -48,7 +51,9 @@ class Config(Model):
     lam: float = Field(default=1.0, ge=0)  # λ, weight of the uni-modal terms
     epochs_early: int | None = Field(default=None, ge=0)  # E_w; not given: as many as the plan says; 0: no early steps
     alpha0: float = Field(default=0.9, gt=0, le=1)
-    a: float = Field(default=0.5, ge=0)  # exponent of the staleness decay
+    a: float = Field(
+        default=1.0, ge=0
+    )  # exponent of the staleness decay; 1: what is under way at once adds up to alpha0
     server: Literal["delta", "mix"] = "delta"
 
 

@@ -207,11 +207,25 @@ def test_an_empty_mask_gives_no_nan() -> None:
 
 @pytest.mark.parametrize(("server", "op"), [("delta", "add"), ("mix", "mix")])
 def test_rates_by_hand(server: str, op: str) -> None:
-    rule = abc_async.METHOD.server_rule({"server": server, "alpha0": 0.8}, learning.spec())
-    for tau, expected in ((0, 0.8), (3, 0.4), (15, 0.2)):
+    for a, tau, expected in (
+        (1.0, 0, 0.8),
+        (1.0, 3, 0.2),
+        (1.0, 15, 0.05),
+        (0.5, 0, 0.8),
+        (0.5, 3, 0.4),
+        (0.5, 15, 0.2),
+    ):
+        rule = abc_async.METHOD.server_rule({"server": server, "alpha0": 0.8, "a": a}, learning.spec())
         rates, patch = rule.rates({}, learning.update_view("d", 20, staleness=tau))
         assert (rates.op, patch) == (op, {})
         assert rates.by_module == pytest.approx(dict.fromkeys(("encoder.acc", "encoder.gyro", "fusion"), expected))
+
+
+@pytest.mark.parametrize("clients", [1, 4, 25])
+def test_what_is_under_way_at_once_moves_the_model_as_far_as_one_client_does(clients: int) -> None:
+    rule = abc_async.METHOD.server_rule({}, learning.spec())
+    rates, _ = rule.rates({}, learning.update_view("d", 30, staleness=clients - 1))
+    assert [clients * rate for rate in rates.by_module.values()] == pytest.approx([0.9] * 3)
 
 
 def update(tensors: ModelTensors, kind: str) -> Update:
@@ -280,10 +294,10 @@ def test_the_running_mean_is_tested_and_trains_nothing() -> None:
 
 def test_without_its_own_parts_it_is_fed_concat_async_to_the_last_bit() -> None:
     plain = world("fed_concat_async").run()
-    bare = world("abc_async", {"lam": 0.0, "epochs_early": 0, "server": "mix"}).run()
+    bare = world("abc_async", {"lam": 0.0, "epochs_early": 0, "server": "mix", "a": 0.5}).run()
     assert bare.digest == plain.digest
     for part in ({"lam": 0.1}, {"epochs_early": 1}, {"server": "delta"}):
-        other = world("abc_async", {"lam": 0.0, "epochs_early": 0, "server": "mix", **part}).run()
+        other = world("abc_async", {"lam": 0.0, "epochs_early": 0, "server": "mix", "a": 0.5, **part}).run()
         assert (other.updates, other.digest == plain.digest) == (9, False)
 
 

@@ -64,7 +64,7 @@ def test_a_mistake_in_a_file_names_section_and_key(tmp_path: Path, text: str, sa
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("moon", "expected one of mba, instant"), ("no.toml", "no.toml: cannot be read")]
+    ("text", "said"), [("moon", "expected one of mba, by_deadline, instant"), ("no.toml", "no.toml: cannot be read")]
 )
 def test_a_world_that_is_not_there_is_named(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
