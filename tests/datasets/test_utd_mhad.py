@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -111,6 +113,21 @@ def test_reads_the_archives_as_downloaded(official: Path, tmp_path: Path) -> Non
     zipped, unpacked = (select("utd_mhad:three,partial=true", f) for f in (folder, official))
     for m in unpacked.modalities:
         np.testing.assert_array_equal(zipped.x[m], unpacked.x[m])
+
+
+def test_ten_lines_of_the_documents_make_a_set_of_ones_own_from_it(official: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    script, zipped, made = tmp_path / "ten_lines.py", tmp_path / "Inertial.zip", tmp_path / "mine.npz"
+    script.write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    with zipfile.ZipFile(zipped, "w") as file:
+        for path in sorted((official / "Inertial").iterdir()):
+            file.write(path, f"Inertial/{path.name}")
+    subprocess.run([sys.executable, script, zipped, made], check=True)
+    data = select(str(made))
+    assert {m: data.x[m].shape for m in data.modalities} == {"acc": (4, 3, 107), "gyro": (4, 3, 107)}
+    assert data.classes == ("1", "27")
+    assert data.split.tolist() == ["train", "test", "train", "test"]
+    assert data.subject.tolist() == [1, 2, 3, 4]
 
 
 def test_takes_reduced_depth(official: Path) -> None:
