@@ -53,9 +53,16 @@ def from_plain(cls: type[T], plain: Any) -> T:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = ((f, _plain(_field(value, f.name))) for f in dataclasses.fields(value))
-        return {f.name: item for f, item in items if not _is_default(f, item)}
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if dataclasses.is_dataclass(kind):
+        plain = {}
+        for name, default in _defaults(kind):
+            item = _plain(getattr(value, name))
+            if type(item) is not type(default) or item != default:
+                plain[name] = item
+        return plain
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -63,28 +70,23 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _field(record: Any, name: str) -> Any:
-    return getattr(record, name)
+_ATOMS = frozenset({str, int, float, bytes, bool, type(None)})
 
 
-def _is_default(field: dataclasses.Field[Any], plain: Any) -> bool:
-    if field.default is not dataclasses.MISSING:
-        default: Any = field.default
-    elif field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
-    else:
-        return False
-    return type(plain) is type(_plain(default)) and bool(plain == _plain(default))
+@cache
+def _defaults(cls: type) -> tuple[tuple[str, Any], ...]:
+    """Returns name and default, as plain data, of every field; MISSING for those that must be given."""
+    found: list[tuple[str, Any]] = []
+    for f in dataclasses.fields(cls):
+        factory = f.default_factory
+        found.append((f.name, _plain(f.default if factory is dataclasses.MISSING else factory())))
+    return tuple(found)
 
 
 def _checker(cls: Any) -> Check:
     hints = get_type_hints(cls)
     fields = {f.name: _check_of(hints[f.name], cls.__name__, f.name) for f in dataclasses.fields(cls)}
-    required = {
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
+    required = frozenset(name for name, default in _defaults(cls) if default is dataclasses.MISSING)
 
     def check(plain: Any, path: str) -> Any:
         if type(plain) is not dict:
@@ -92,8 +94,8 @@ def _checker(cls: Any) -> Check:
         for key in plain:
             if key not in fields:
                 raise WireFormatError(f"{path}: unknown field {_shown(key)}; this program speaks protocol 1")
-        for name in sorted(required - plain.keys()):
-            raise WireFormatError(f"{path}.{name}: missing")
+        if not required <= plain.keys():
+            raise WireFormatError(f"{path}.{min(required - plain.keys())}: missing")
         return cls(**{name: fields[name](value, f"{path}.{name}") for name, value in plain.items()})
 
     return check

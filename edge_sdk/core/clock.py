@@ -135,14 +135,24 @@ class _Timer(asyncio.TimerHandle):
         return (self.when_ns, self.order) < (cast(_Timer, other).when_ns, cast(_Timer, other).order)
 
 
+_LOOK_EVERY = 32  # turns of the loop
+
+
 class _NeverWaiting(selectors.SelectSelector):
-    """A selector that looks but never waits, and moves virtual time instead."""
+    """A selector that looks but never waits, and moves virtual time instead.
+
+    Nothing of a simulation comes from outside: while there is work to do it looks now and then only.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.jump: Callable[[], None] = lambda: None
+        self._passed = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._passed += 1
+        if timeout == 0 and self._passed % _LOOK_EVERY:
+            return []
         ready = super().select(0)
         if not ready and timeout != 0:
             self.jump()

@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS residual (one INTEGER PRIMARY KEY CHECK (one = 1), li
 """
 
 
+_MEMORY = ":memory:"
+
+
 class Settlement(Enum):
     """What becomes of the residual when the coordinator has answered."""
 
@@ -108,7 +111,7 @@ class Outbox:
     def __init__(
         self, path: Path | None, device: str, *, incarnation: int | None = None, limit_mb: float = 0.0
     ) -> None:
-        self.where = ":memory:" if path is None else str(path)
+        self.where = _MEMORY if path is None else str(path)
         self.device = device
         try:
             if path is not None:
@@ -125,7 +128,8 @@ class Outbox:
         return StoreError(f"outbox {self.where}: {error}; make room on its disk or remove the file")
 
     def _open(self, limit_mb: float) -> None:
-        self._db.execute("PRAGMA auto_vacuum=FULL")  # an outbox is empty most of the time; so is its file then
+        if self.where != _MEMORY:
+            self._db.execute("PRAGMA auto_vacuum=FULL")  # an outbox is empty most of the time; so is its file then
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")  # an edge device loses its power, not only its process
         if limit_mb:
@@ -169,7 +173,7 @@ class Outbox:
             with self._db:
                 self._db.execute("DELETE FROM residual")
             return {}
-        return arrays.unpack(row[1])
+        return _unpack(row[1])
 
     @_stored
     def put(self, update: Pending, replacing: UpdateKey | None = None) -> bool:
@@ -182,7 +186,7 @@ class Outbox:
         key, base = update.key, update.base
         row = (
             update.task, f"{key.incarnation:016x}", key.sequence, base.lineage, base.number, base.digest,
-            update.digest, update.sent, update.data, arrays.pack(update.residual), arrays.pack(update.whole),
+            update.digest, update.sent, update.data, _pack(update.residual), _pack(update.whole),
         )  # fmt: skip
         with self._db:
             if replacing is not None:
@@ -226,7 +230,7 @@ class Outbox:
         with self._db:
             self._db.execute("DELETE FROM pending WHERE incarnation = ? AND sequence = ?", _where(key))
             if outcome is not Settlement.IGNORE:
-                self._db.execute("INSERT OR REPLACE INTO residual VALUES (1, ?, ?)", (row[0], arrays.pack(residual)))
+                self._db.execute("INSERT OR REPLACE INTO residual VALUES (1, ?, ?)", (row[0], _pack(residual)))
         return True
 
     def close(self) -> None:
@@ -237,8 +241,8 @@ class Outbox:
         if outcome in (Settlement.DROP, Settlement.IGNORE):
             return {}
         before = self._db.execute("SELECT data FROM residual WHERE lineage = ?", (row[0],)).fetchone()
-        kept = arrays.unpack(before[0]) if before else {}  # of modules that this update did not carry
-        return {**kept, **arrays.unpack(row[1] if outcome is Settlement.KEEP else row[2])}
+        kept = _unpack(before[0]) if before else {}  # of modules that this update did not carry
+        return {**kept, **_unpack(row[1] if outcome is Settlement.KEEP else row[2])}
 
     def _pending(self, row: tuple[str, str, int, str, int, str, str, int, bytes, bytes, bytes]) -> Pending:
         task, incarnation, sequence, lineage, number, base, digest, sent, data, residual, whole = row
@@ -248,10 +252,18 @@ class Outbox:
             base=VersionId(lineage, number, base),
             digest=digest,
             data=data,
-            residual=arrays.unpack(residual),
-            whole=arrays.unpack(whole),
+            residual=_unpack(residual),
+            whole=_unpack(whole),
             sent=bool(sent),
         )
+
+
+def _pack(residual: Residual) -> bytes:
+    return arrays.pack(residual) if residual else b""  # a codec without loss leaves nothing
+
+
+def _unpack(data: bytes) -> dict[str, Array]:
+    return arrays.unpack(data) if data else {}
 
 
 def _where(key: UpdateKey) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ AT_ONCE = 64  # chunk subscriptions at a time
 PATIENCE_S = 20.0  # without a chunk for this long we ask again
 _RACES = 2  # lost races after which the coordinator is asked
 _KEEP = 4  # decoded versions at most
-_ANNOUNCED = 16  # published versions whose slot we remember
+_ANNOUNCED = 16  # newest versions whose slot we remember
 _ATTEMPTS = 3  # of a version whose bytes cannot be decoded
 _LARGEST = 1 << 30  # bytes of an object we are ready to assemble
 _SLOTS = 4  # of the protocol
@@ -70,7 +70,7 @@ class Subscriber:
         self._emit = emit
         self._chains: dict[str, codec.Chain] = {}
         self._held: OrderedDict[VersionId, ModelVersion] = OrderedDict()
-        self._announced: OrderedDict[VersionId, Published] = OrderedDict()
+        self._heads: deque[Head] = deque(maxlen=_ANNOUNCED)  # the last ones, each with another newest version
         self._turn = asyncio.Lock()  # one fetch at a time
         self._mail: asyncio.Queue[Part | Reply | Nudge] | None = None  # of the fetch under way
         self._news = asyncio.Event()
@@ -79,16 +79,19 @@ class Subscriber:
     def announced(self, head: Head) -> None:
         """Takes a head from the wire."""
         self.head = head
-        for published in (head.best, head.newest):
-            if published is not None:
-                self._announced[published.id] = published
-                self._announced.move_to_end(published.id)
-        while len(self._announced) > _ANNOUNCED:
-            self._announced.popitem(last=False)
-        named = {v for p in (head.best, head.newest) if p is not None for v in (p.id, p.base)}
-        for version in self._held.keys() - named:  # whoever works with it has it; a fleet of idle devices need not
-            del self._held[version]
+        if self._heads and self._heads[-1].newest.id == head.newest.id:
+            self._heads.pop()
+        self._heads.append(head)
+        if self._held:
+            named = {v for p in (head.best, head.newest) if p is not None for v in (p.id, p.base)}
+            for version in self._held.keys() - named:  # whoever works with it has it; a fleet of idle devices need not
+                del self._held[version]
         self._news.set()
+
+    def _announced(self, wanted: VersionId) -> Published | None:
+        """Returns what the last heads said of a version, the latest word; None if they did not name it."""
+        named = (p for head in reversed(self._heads) for p in (head.newest, head.best) if p is not None)
+        return next((p for p in named if p.id == wanted), None)
 
     def chunk(self, payload: bytes, slot: int = REPLY) -> None:
         """Takes a chunk of a model from the wire; `slot` says where it was published."""
@@ -133,7 +136,7 @@ class Subscriber:
     async def _fetch(self, wanted: VersionId) -> ModelVersion | None:
         lost = 0
         for _ in range(_ATTEMPTS + _RACES):
-            published = self._announced.get(wanted)
+            published = self._announced(wanted)
             if published is not None and lost < _RACES:
                 data = await self._from_slot(published)
                 if data is None:

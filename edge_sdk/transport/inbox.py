@@ -83,7 +83,10 @@ class Inbox(AsyncIterator[TransportEvent]):
     async def _changed(self) -> None:
         self._wake = asyncio.get_running_loop().create_future()
         try:
-            async with self._clock.deadline(self._wait_s() if self._items else float("inf")):
+            if not self._items:
+                await self._wake
+                return
+            async with self._clock.deadline(self._wait_s()):
                 await self._wake
         except TimeoutError:
             pass  # the first event is due now

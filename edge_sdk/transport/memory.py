@@ -34,6 +34,7 @@ class MemoryBroker:
         self._members: dict[str, MemoryTransport] = {}  # started clients by id, in the order of their start
         self._listeners: dict[str, set[MemoryTransport]] = {}  # topic → who subscribes to it by name
         self._wild: set[MemoryTransport] = set()  # who subscribes with wildcards
+        self._audience: dict[str, tuple[MemoryTransport, ...]] = {}  # topic → subscribers, as long as nobody changes
         self._started = 0
         self._up = True
 
@@ -72,10 +73,12 @@ class MemoryBroker:
         self._started += 1
         member.place = self._started
         self._members[member.client_id] = member
+        self._audience.clear()
 
     def detach(self, member: MemoryTransport) -> None:
         """Lets a client go."""
         self._wild.discard(member)
+        self._audience.clear()
         if self._members.get(member.client_id) is member:
             del self._members[member.client_id]
 
@@ -85,13 +88,22 @@ class MemoryBroker:
             self.retained[message.topic] = message.payload
         elif retain:
             self.retained.pop(message.topic, None)
-        interested = [m for m in (*self._listeners.get(message.topic, ()), *self._wild) if m.wants(message.topic)]
         size = packet_bytes(message.topic, message.payload)
-        for member in sorted(set(interested), key=_place):  # in the order of their start
+        for member in [m for m in self._subscribers(message.topic) if m.connected]:
             member.deliver(message, size)
+
+    def _subscribers(self, topic: str) -> tuple[MemoryTransport, ...]:
+        """Returns who subscribes to a topic, in the order of their start."""
+        found = self._audience.get(topic)
+        if found is None:
+            wild = (m for m in self._wild if m.wants(topic))
+            found = tuple(sorted({*self._listeners.get(topic, ()), *wild}, key=_place))
+            self._audience[topic] = found
+        return found
 
     def listen(self, member: MemoryTransport, topic_filter: str) -> None:
         """Notes whom messages to a topic may concern, so that finding them costs no look at every client."""
+        self._audience.clear()
         if _is_wild(topic_filter):
             self._wild.add(member)
         else:
@@ -99,6 +111,7 @@ class MemoryBroker:
 
     def ignore(self, member: MemoryTransport, topic_filter: str) -> None:
         """Forgets that a client subscribes to a topic by name; wildcards are looked at in any case."""
+        self._audience.clear()
         listeners = self._listeners.get(topic_filter, set())
         listeners.discard(member)
         if not listeners:
@@ -258,9 +271,7 @@ class MemoryTransport(Transport):
             self._broker.route(Message(topic, payload), retain=retain)
 
     def wants(self, topic: str) -> bool:
-        """Says whether a message to this topic comes here now."""
-        if self._broken is None:
-            return False
+        """Says whether this client subscribes to a topic."""
         return topic in self._exact or any(matches(f, topic) for f in self._wild)
 
     def deliver(self, message: Message, size: int) -> None:
