@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from coordinator.preparation import Split, only, spec_of, split, validation
-from coordinator.simulation import online, profiles
+from coordinator.simulation import online, profiles, stacking
 from coordinator.simulation.ownership import CASES
 from coordinator.simulation.report import Report
 from coordinator.simulation.simulate import Simulation, World
@@ -83,9 +83,12 @@ def add_world(parser: argparse._ActionsContainer, *, dataset_required: bool = Fa
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="training processes; the result is the same")
     parser.add_argument(
-        "--stack", type=int, default=1, metavar="N",
-        help="train up to N devices in one computation while they are at it at the same time; 1: each by itself",
+        "--stack", default="1", metavar="N|auto",
+        help="train up to N devices that are at it at the same time as one computation; auto: where that pays",
     )  # fmt: skip
+    parser.add_argument(
+        "--train-on", default=stacking.CPU, metavar="cpu|cuda", help="where such devices are trained; cuda:1 …"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,7 +114,8 @@ def prepare(args: argparse.Namespace) -> Simulation:
     spec = federation(args, cut)
     world = World(
         devices=args.devices, updates=args.updates, seed=args.seed, partition=args.partition, fraction=args.rate,
-        profile=profiles.read(args.profile), evaluate_every=args.evaluate_every, workers=args.workers, stack=args.stack,
+        profile=profiles.read(args.profile), evaluate_every=args.evaluate_every, workers=args.workers,
+        stack=stacking.size(args.stack, spec, args.train_on), train_on=args.train_on,
         running_mean=args.running_mean, ownership=args.ownership,
         online=None if args.online is None else online.read(args.online),
     )  # fmt: skip
@@ -124,7 +128,7 @@ def prepare(args: argparse.Namespace) -> Simulation:
 
 def check(args: argparse.Namespace) -> None:
     """Checks everything about the flags that can be checked without the data."""
-    counts = ("devices", "updates", "workers", "stack", "epochs", "batch", "features", "evaluate_every")
+    counts = ("devices", "updates", "workers", "epochs", "batch", "features", "evaluate_every")
     for flag, least in (*((count, 1) for count in counts), ("seed", 0)):
         if getattr(args, flag) < least:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, found {getattr(args, flag)}")
@@ -132,6 +136,7 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--rate must lie in (0, 1], found {args.rate:g}")
     if not 0 < args.running_mean <= 1:
         raise ConfigError(f"--running-mean must lie in (0, 1], found {args.running_mean:g}")
+    stacking.check(args.stack, args.train_on)
     profiles.read(args.profile)
     if not 0 <= args.validation < 1:
         raise ConfigError(f"--validation must lie in [0, 1), found {args.validation:g}")

@@ -77,7 +77,8 @@ class World:
     evaluate_every: int = 10  # updates
     running_mean: float = 1.0  # weight of the newest version in the mean that is tested; 1: that version itself
     workers: int = 1  # training processes; 1: in this process
-    stack: int = 1  # devices under way at the same time that are trained in one computation, at most; 1: each by itself
+    stack: int = 1  # devices under way at the same time that are trained as one computation, at most; 1: each by itself
+    train_on: str = "cpu"  # torch device of such a computation
     online: OnlineProfile | None = None  # a sliding buffer in place of a fixed data set
 
 
@@ -168,7 +169,8 @@ class Simulation:
             connect = partial(self._in_memory, MemoryBroker(clock), numbers)
         record = Record(clock, progress=self.progress, every=max(1, self.world.updates // TRACES))
         workers = self.world.workers if self.world.workers > 1 else 0
-        stacking = Stacking(jobs.run_phase, jobs.stack_key, jobs.run_phases, self.world.stack)
+        together = partial(jobs.run_phases, place=self.world.train_on)
+        stacking = Stacking(jobs.run_phase, jobs.stack_key, together, self.world.stack)
         compute = ModelledCompute(clock, workers, single_thread, stacking if self.world.stack > 1 else None)
         center = self._coordinator(connect(COORDINATOR), clock, compute, record)
         links = {name: connect(name) for name in self._names()}

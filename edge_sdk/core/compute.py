@@ -65,7 +65,7 @@ class Stacking:
 
     job: Callable[..., Any]  # the job that can be stacked; others run by themselves
     key: Callable[..., Hashable | None]  # of its arguments; None: it runs by itself
-    run: Callable[[list[tuple[Any, ...]]], list[Any]]  # module-level; arguments → a result or an Exception for each
+    run: Callable[[list[tuple[Any, ...]]], list[Any]]  # picklable; arguments → a result or Exception for each
     most: int  # jobs in one computation
 
 

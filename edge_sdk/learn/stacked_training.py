@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,8 @@ from edge_sdk.learn.records import FULL, Batch, ClientContext, FusedModel, Phase
 from edge_sdk.learn.sgd import Sgd
 
 log = logging.getLogger(__name__)
+
+LEAST = 4  # devices; fewer are not faster together on a CPU
 
 Values = dict[str, torch.Tensor]  # name → (K, *shape) of K devices
 
@@ -77,18 +79,26 @@ def _obstacle(name: str, module: nn.Module) -> str:
     return ""
 
 
-def train(jobs: Sequence[PhaseJob], rule: Rule, model: FusedModel) -> list[PhaseResult | TrainingError]:
+def train(
+    jobs: Sequence[PhaseJob], rule: Rule, model: FusedModel, place: str = "cpu"
+) -> list[PhaseResult | TrainingError]:  # fmt: skip
     """Trains phases with equal keys together, and returns for each what came of it.
 
-    Those of a model that vmap refuses are trained one by one, and the log says so.
+    Fewer than LEAST on a CPU are trained one by one, and those of a model that vmap refuses: the log says so.
+
+    Args:
+        jobs: the phases.
+        rule: whose hooks are called.
+        model: on the CPU.
+        place: torch device that the steps are done on.
 
     Raises:
         ShapeMismatch: a start version does not fit the model.
     """
     changed = loop.learned(jobs[0])
-    if len(jobs) > 1 and not obstacle(model, changed):
+    if (len(jobs) >= LEAST or place != "cpu") and not obstacle(model, changed):
         try:
-            return _together(jobs, rule, model)
+            return _together(jobs, rule, model, torch.device(place))
         except RuntimeError as error:  # vmap's have no type of their own; what is not its fault is raised again below
             _note(model, changed, str(error).partition("\n")[0])
     return [_alone(job, rule, model) for job in jobs]
@@ -101,7 +111,9 @@ def _alone(job: PhaseJob, rule: Rule, model: FusedModel) -> PhaseResult | Traini
         return error
 
 
-def _together(jobs: Sequence[PhaseJob], rule: Rule, model: FusedModel) -> list[PhaseResult | TrainingError]:
+def _together(
+    jobs: Sequence[PhaseJob], rule: Rule, model: FusedModel, place: torch.device
+) -> list[PhaseResult | TrainingError]:  # fmt: skip
     devices, starts = [], []
     for job in jobs:
         with generators.seeded(*loop.stream_key(job), "network"):
@@ -111,12 +123,11 @@ def _together(jobs: Sequence[PhaseJob], rule: Rule, model: FusedModel) -> list[P
         starts.append({name: t.detach().clone() for name, t in devices[-1].state_dict().items()})
     loop.set_modes(devices[0].ctx)
     learns = {name for name, p in devices[0].named_parameters() if p.requires_grad}
-    stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
+    stacked = {name: torch.stack([start[name] for start in starts]).to(place) for name in starts[0]}
     values: Values = {name: nn.Parameter(t) if name in learns else t for name, t in stacked.items()}
-    losses, sizes = _descend(devices, values)
-    return [
-        _ended(device, {n: t[k] for n, t in values.items()}, losses[:, k], sizes) for k, device in enumerate(devices)
-    ]
+    losses, sizes = _descend(devices, values, place)
+    trained = {name: value.detach().cpu() for name, value in values.items()}
+    return [_ended(device, trained, k, losses[:, k], sizes) for k, device in enumerate(devices)]
 
 
 class _Device(nn.Module):
@@ -145,18 +156,20 @@ class _Data:
 
     Args:
         devices: whose samples.
+        place: where they go.
     """
 
-    def __init__(self, devices: Sequence[_Device]) -> None:
-        parts = [device.ctx.samples for device in devices]
-        self._x = {m: torch.cat([part.x[m] for part in parts]) for m in parts[0].x}  # K × (n, *shape) -> (Σn, *shape)
-        self._y = torch.cat([part.y for part in parts])
-        self._mask = torch.cat([part.mask for part in parts])
-        counts = torch.tensor([0, *(len(part.y) for part in parts[:-1])])
+    def __init__(self, devices: Sequence[_Device], place: torch.device) -> None:
+        parts = [device.ctx.samples for device in devices]  # K × (n, …) -> (Σn, …)
+        self._x = {m: torch.cat([part.x[m] for part in parts]).to(place) for m in parts[0].x}
+        self._y = torch.cat([part.y for part in parts]).to(place)
+        self._mask = torch.cat([part.mask for part in parts]).to(place)
+        counts = torch.tensor([0, *(len(part.y) for part in parts[:-1])], device=place)
         self._first = counts.cumsum(0)[:, None]  # (K, 1)
 
     def batch(self, rows: torch.Tensor) -> tuple[Values, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns x, y, mask and rows of a batch, (K, B, …) each, for every device's row numbers (K, B)."""
+        rows = rows.to(self._y.device)
         places, flat = rows.shape, (rows + self._first).flatten()
         x = {m: a[flat].view(*places, *a.shape[1:]) for m, a in self._x.items()}
         return x, self._y[flat].view(places), self._mask[flat].view(*places, -1), rows
@@ -176,14 +189,16 @@ class _Sgd(Sgd):
         self, values: Sequence[nn.Parameter], rates: list[float], *, momentum: float, weight_decay: float
     ) -> None:  # fmt: skip
         super().__init__(values, 1.0, momentum=momentum, weight_decay=weight_decay)
-        self._rates = torch.tensor(rates)
+        self._rates = torch.tensor(rates, device=values[0].device)
 
     def _move(self, moved: list[torch.Tensor], directions: list[torch.Tensor]) -> None:
         rates = [self._rates.view(-1, *(1 for _ in p.shape[1:])) for p in moved]
         torch._foreach_sub_(moved, torch._foreach_mul(directions, rates))
 
 
-def _descend(devices: Sequence[_Device], values: Values) -> tuple[torch.Tensor, list[int]]:
+def _descend(
+    devices: Sequence[_Device], values: Values, place: torch.device
+) -> tuple[torch.Tensor, list[int]]:  # fmt: skip
     """Trains the values; returns the loss of every step and device (S, K), and the batch sizes of the last epoch."""
     lead, training = devices[0], devices[0].ctx.spec.training
     trained = [p for p in values.values() if isinstance(p, nn.Parameter)]
@@ -191,10 +206,15 @@ def _descend(devices: Sequence[_Device], values: Values) -> tuple[torch.Tensor, 
     optimiser = _Sgd(trained, rates, momentum=training.momentum, weight_decay=training.weight_decay)
 
     def loss(one: Values, x: Values, y: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = functional_call(lead, one, (Batch(x, y, mask, rows),))
+        found: torch.Tensor = functional_call(
+            lead, {**constants, **one}, (Batch(x, y, mask, rows),), tie_weights=False
+        )  # fmt: skip
         return found
 
-    each, data = vmap(loss, randomness="error"), _Data(devices)
+    constants = (
+        {name: b.to(place) for name, b in lead.named_buffers() if name not in values} if place.type != "cpu" else {}
+    )
+    each, data = vmap(loss, randomness="error"), _Data(devices, place)
     losses, sizes = list[torch.Tensor](), list[int]()
     for epoch in loop.epochs(lead.ctx):
         sizes.clear()
@@ -207,23 +227,23 @@ def _descend(devices: Sequence[_Device], values: Values) -> tuple[torch.Tensor, 
             sizes.append(len(rows[0]))
             for device in devices:
                 device.ctx.epoch, device.ctx.num_steps = epoch, len(losses)
-    return torch.stack(losses), sizes
+    return torch.stack(losses).cpu(), sizes
 
 
 def _ended(
-    device: _Device, values: Mapping[str, torch.Tensor], losses: torch.Tensor, sizes: Sequence[int]
+    device: _Device, values: Values, k: int, losses: torch.Tensor, sizes: Sequence[int]
 ) -> PhaseResult | TrainingError:  # fmt: skip
-    """Puts one device's values into the live model, and returns what came of its phase."""
+    """Puts the values of the k-th device into the live model, and returns what came of its phase; losses (S,)."""
     for step, loss in enumerate(losses.tolist()):
         if not math.isfinite(loss):
             return loop.diverged(device.ctx.job, loss, step)
     with torch.no_grad():
         for name, live in device.state_dict().items():
-            live.copy_(values[name])
+            live.copy_(values[name][k])
     loop.set_modes(device.ctx)
     last = losses[-len(sizes) :].tolist()
     mean = sum(loss * size for loss, size in zip(last, sizes, strict=True)) / sum(sizes)
     return loop.result(device.ctx, device.rule, mean)
 
 
-__all__ = ["Rule", "key", "obstacle", "train"]
+__all__ = ["LEAST", "Rule", "key", "obstacle", "train"]

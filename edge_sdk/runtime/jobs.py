@@ -23,10 +23,10 @@ def run_phase(job: PhaseJob) -> PhaseResult:
     return local_training.train(job, *_hands(job))
 
 
-def run_phases(jobs: Sequence[tuple[PhaseJob]]) -> list[PhaseResult | TrainingError]:
-    """Trains phases with equal keys (`stack_key`) in one computation; a single one as `run_phase` does."""
+def run_phases(jobs: Sequence[tuple[PhaseJob]], place: str = "cpu") -> list[PhaseResult | TrainingError]:
+    """Trains phases with equal keys (`stack_key`) as one computation on a torch device."""
     phases = [job for (job,) in jobs]
-    return stacked_training.train(phases, *_hands(phases[0])) if phases else []
+    return stacked_training.train(phases, *_hands(phases[0]), place) if phases else []
 
 
 def stack_key(job: PhaseJob) -> Hashable | None:

@@ -37,6 +37,7 @@ from edge_sdk.core.records import Dataset
 from edge_sdk.core.spec import CodecSpec, FederationSpec, TrainingSpec
 from edge_sdk.learn.local_training import single_thread
 from edge_sdk.models import build
+from tests.bench import stacked_steps
 
 DEVICES, BUSY, ROWS = 32, 8, 64
 EPOCHS, BATCH, LR = 5, 32, 0.01
@@ -53,7 +54,7 @@ def run() -> list[dict[str, Any]]:
     threads = torch.get_num_threads()
     single_thread()
     try:
-        return [*_beside_a_bare_loop(), *_large_fleets()]
+        return [*_beside_a_bare_loop(), *stacked_steps.rows(), *_large_fleets()]
     finally:
         torch.set_deterministic_debug_mode("default")
         torch.set_num_threads(threads)

@@ -32,7 +32,7 @@ class Plain(ClientRule[NoConfig]):
 
 
 def jobs(
-    encoder: str = "mlp", *, phase: Phase = FUSED, count: int = 3, method: str = "fedavg", **training: float
+    encoder: str = "mlp", *, phase: Phase = FUSED, count: int = 4, method: str = "fedavg", **training: float
 ) -> list[PhaseJob]:  # fmt: skip
     """Returns the same phase for some devices: other rows, other seeds, other start versions."""
     spec = learning.spec(method=method, **training)
@@ -101,9 +101,9 @@ def test_steps_in_place_of_epochs_and_modules_that_stay() -> None:
 
 
 def test_one_that_diverges_fails_alone() -> None:
-    work = jobs(count=3)
+    work = jobs(count=4)
     work[1] = replace(work[1], plan=replace(work[1].plan, lr=1e30))
-    first, second, third = together(work)
+    first, second, third, _ = together(work)
     with pytest.raises(TrainingError) as alone:
         local_training.train(work[1], Plain(NoConfig()), model(work[1]))
     assert isinstance(second, TrainingError)
@@ -111,6 +111,26 @@ def test_one_that_diverges_fails_alone() -> None:
     for job, found in ((work[0], first), (work[2], third)):
         assert isinstance(found, PhaseResult)
         close(found.tensors, local_training.train(job, Plain(NoConfig()), model(job)).tensors, job.start)
+
+
+def test_few_devices_are_trained_one_by_one() -> None:
+    """Together they would be slower."""
+    work = jobs(count=stacked_training.LEAST - 1)
+    for job, found in zip(work, together(work), strict=True):
+        assert isinstance(found, PhaseResult)
+        assert learning.equal(found.tensors, local_training.train(job, Plain(NoConfig()), model(job)).tensors)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device: steps on a GPU are not tried")
+@pytest.mark.parametrize("encoder", SHAPES)
+def test_steps_on_a_gpu_come_to_what_the_loop_comes_to(encoder: str) -> None:
+    work = jobs(encoder, momentum=0.9)
+    found = stacked_training.train(work, Plain(NoConfig()), model(work[0]), "cuda")
+    for job, result in zip(work, found, strict=True):
+        assert isinstance(result, PhaseResult)
+        alone = local_training.train(job, Plain(NoConfig()), model(job))
+        for name, values in alone.tensors.items():
+            np.testing.assert_allclose(result.tensors[name].params, values.params, rtol=1e-2, atol=1e-3)
 
 
 def test_keys() -> None:
