@@ -132,6 +132,13 @@ class Transport(ABC):
     def events(self) -> AsyncIterator[TransportEvent]:
         """Yields messages and connection changes in the order in which they happened; one consumer."""
 
+    def defer(self, *topics: str) -> None:  # noqa: B027  a transport need not make use of it
+        """Says that messages to these topics may be handed over together with the next event of another kind.
+
+        The order of events stays. It saves waking a consumer that would only note what they say; a transport that
+        gains nothing by it hands them over at once.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class GraphInfo:

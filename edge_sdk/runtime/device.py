@@ -170,6 +170,8 @@ class Device:
         try:
             async with self._clock.group() as group:
                 if self._link is not None and self._uploader is not None:
+                    if not self._config.inference.enabled:  # a head only matters to the next task then
+                        self._link.transport.defer(self._link.topics.head)
                     await self._link.transport.start()
                     await self._link.transport.subscribe(*self._link.topics.device_filters(self.id))
                     group.start(self._listen(self._link), name=f"{self.id} listen")
@@ -321,9 +323,9 @@ class Device:
                 self._asking = not await link.send(link.topics.fetch(self.id), Fetch("task"))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=256)
 def _head(payload: bytes) -> Head:
-    """Returns the head; every device of a simulation hears the same one."""
+    """Returns the head; every device of a simulation hears the same ones, some later than others."""
     return wire.decode(Head, payload)
 
 

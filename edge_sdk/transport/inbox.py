@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.interfaces import Message, TransportEvent
 
+_DEFERRED = 64  # events that wait for one of another kind before the consumer is woken for them alone
+
 Will = tuple[str, bytes, bool]  # topic, payload, retain: what the broker publishes when the client is lost
 
 
@@ -40,14 +42,21 @@ class Inbox(AsyncIterator[TransportEvent]):
         self._items: deque[tuple[int, TransportEvent]] = deque()  # due_ns, event
         self._wake: asyncio.Future[None] | None = None
         self._closed = False
+        self._quiet = False  # the last event was deferred
         self.bytes = 0  # payload bytes that wait here
 
-    def put(self, event: TransportEvent, due_ns: int = 0) -> None:
-        """Adds an event at the end."""
+    def put(self, event: TransportEvent, due_ns: int = 0, *, deferred: bool = False) -> None:
+        """Adds an event at the end.
+
+        The first deferred one after another kind wakes the consumer, which may let go of what it holds; those that
+        come after it wait for an event of another kind, or until there are many.
+        """
         self._items.append((due_ns, event))
         if isinstance(event, Message):
             self.bytes += len(event.payload)
-        self._notify()
+        if not (deferred and self._quiet) or len(self._items) >= _DEFERRED:
+            self._notify()
+        self._quiet = deferred
 
     def drop_undelivered(self) -> None:
         """Takes back what is not due yet: it was on the way when the connection broke."""

@@ -101,17 +101,24 @@ class MemoryBroker:
             self._audience[topic] = found
         return found
 
+    def _changed(self, topic_filter: str) -> None:
+        """Forgets the subscribers that a change to this filter concerns, and no others: every fetch changes some."""
+        if _is_wild(topic_filter):
+            self._audience.clear()
+        else:
+            self._audience.pop(topic_filter, None)
+
     def listen(self, member: MemoryTransport, topic_filter: str) -> None:
         """Notes whom messages to a topic may concern, so that finding them costs no look at every client."""
-        self._audience.clear()
+        self._changed(topic_filter)
         if _is_wild(topic_filter):
             self._wild.add(member)
         else:
             self._listeners.setdefault(topic_filter, set()).add(member)
 
     def ignore(self, member: MemoryTransport, topic_filter: str) -> None:
-        """Forgets that a client subscribes to a topic by name; wildcards are looked at in any case."""
-        self._audience.clear()
+        """Forgets that a client subscribes to a topic."""
+        self._changed(topic_filter)
         listeners = self._listeners.get(topic_filter, set())
         listeners.discard(member)
         if not listeners:
@@ -168,6 +175,7 @@ class MemoryTransport(Transport):
         self._inbox = Inbox(broker.clock)
         self._exact: set[str] = set()
         self._wild: dict[str, None] = {}
+        self._deferred: set[str] = set()
         self._broken: asyncio.Event | None = None  # set when the present connection is lost; None: not connected
         self._connections = 0
         self._up_free_ns = 0
@@ -270,9 +278,13 @@ class MemoryTransport(Transport):
             topic, payload, retain = self._will
             self._broker.route(Message(topic, payload), retain=retain)
 
+    def defer(self, *topics: str) -> None:
+        """Lets messages to these topics wait for the next event of another kind."""
+        self._deferred |= {*topics}
+
     def wants(self, topic: str) -> bool:
-        """Says whether this client subscribes to a topic."""
-        return topic in self._exact or any(matches(f, topic) for f in self._wild)
+        """Says whether a wildcard of this client covers a topic."""
+        return any(matches(f, topic) for f in self._wild)
 
     def deliver(self, message: Message, size: int) -> None:
         """Called by the broker: sends a message of `size` bytes down the link."""
@@ -283,7 +295,7 @@ class MemoryTransport(Transport):
                 due_ns = self._down_free_ns + round(self._link.latency_s * NS)
             self.traffic.bytes_down += size
             self.traffic.messages_down += 1
-            self._inbox.put(message, due_ns)
+            self._inbox.put(message, due_ns, deferred=message.topic in self._deferred)
 
     def _deliver_retained(self, filters: tuple[str, ...]) -> None:
         for message in self._broker.kept(filters):

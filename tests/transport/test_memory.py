@@ -194,3 +194,74 @@ def test_no_task_is_left() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_virtual(main)
+
+
+def test_deferred_messages_come_with_the_next_event_of_another_kind() -> None:
+    async def main(clock: VirtualClock) -> None:
+        broker = MemoryBroker(clock)
+        taken: list[tuple[bytes, float]] = []
+
+        async def read(transport: MemoryTransport) -> None:
+            async for event in transport.events():
+                if isinstance(event, Message):
+                    taken.append((event.payload, clock.now_ns() / NS))  # noqa: PERF401  the moment counts
+
+        reader = MemoryTransport(broker, "r")
+        reader.defer(TOPIC)
+        await reader.subscribe(TOPIC, "c")
+        await reader.start()
+        reading = asyncio.ensure_future(read(reader))
+        sender = MemoryTransport(broker, "s")
+        await sender.start()
+        for i in range(3):
+            await clock.sleep(1)
+            await sender.publish(TOPIC, b"%d" % i)
+        await clock.sleep(7)
+        await sender.publish("c", b"now")
+        await clock.sleep(1)
+        # the first one may make the consumer let go of something; the others are in no hurry, but stay in order
+        assert taken == [(b"0", 1.0), (b"1", 10.0), (b"2", 10.0), (b"now", 10.0)]
+        del taken[:]
+        for i in range(70):
+            await sender.publish(TOPIC, b"%d" % i)
+            await clock.sleep(1)
+        assert [int(payload) for payload, _ in taken] == list(range(65)), "64 waited after the first: all were taken"
+        assert {at for _, at in taken[1:]} == {75.0}
+        reading.cancel()
+
+    run_virtual(main)
+
+
+def test_messages_follow_every_change_of_subscriptions() -> None:
+    async def main(clock: VirtualClock) -> None:
+        broker = MemoryBroker(clock)
+        names = ("first", "second", "third", "wild", "sender")
+        clients = {name: MemoryTransport(broker, name) for name in names}
+        for transport in clients.values():
+            await transport.start()
+        sender = clients["sender"]
+
+        async def reached() -> str:
+            before = {name: t.traffic.messages_down for name, t in clients.items()}
+            await sender.publish(TOPIC, b"x")
+            return " ".join(name for name, t in clients.items() if t.traffic.messages_down > before[name])
+
+        await clients["first"].subscribe(TOPIC)
+        await clients["second"].subscribe(TOPIC)
+        assert await reached() == "first second"
+        await clients["third"].subscribe(TOPIC)
+        assert await reached() == "first second third"
+        await clients["wild"].subscribe("a/+", "#")
+        assert await reached() == "first second third wild", "once each, however many filters cover it"
+        await clients["first"].unsubscribe(TOPIC)
+        await clients["wild"].unsubscribe("#")
+        assert await reached() == "second third wild"
+        await clients["wild"].unsubscribe("a/+")
+        broker.drop("third")
+        assert await reached() == "second"
+        broker.reconnect("third")
+        assert await reached() == "second third"
+        await clients["second"].aclose()
+        assert await reached() == "third"
+
+    run_virtual(main)
