@@ -135,6 +135,12 @@ def batches(rows: torch.Tensor, size: int, order: torch.Generator) -> Iterator[t
     yield from parts
 
 
+def steps_of_pass(rows: int, size: int) -> int:
+    """Returns how many batches `batches` makes of so many rows."""
+    parts = -(-rows // size)
+    return parts - (parts > 1 and rows - size * (parts - 1) == 1)
+
+
 def full_pass(ctx: ClientContext, fn: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
     """Returns fn(batch) over all rows of the phase in order, one value (or row) each; evaluation mode, no gradient."""
     set_modes(ctx, train=False)
@@ -289,6 +295,7 @@ __all__ = [
     "samples",
     "set_modes",
     "single_thread",
+    "steps_of_pass",
     "stream_key",
     "total",
     "train",

@@ -7,14 +7,15 @@ to 1.6 times (two linear layers) as long.
 
 Batches are those of the loop: every device draws from its own generators. Results agree with the loop's up to rounding,
 sums are taken in another order. `begin`, `end` and `payload` are called for one device after the other on the live
-model; all devices have as many rows, so that each step has as many of every device.
+model. All devices have as many steps per pass over their rows; where their last batches differ in length, those of one
+length are computed together.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -50,7 +51,10 @@ def key(job: PhaseJob, rule: Rule, model: FusedModel) -> Hashable | None:
     if any(m not in job.data.x for m in phase.modalities) or obstacle(model, changed):
         return None
     rows = len(loop.rows_to_train(job.data, phase))
-    return (job.spec.digest, job.method, phase, job.plan.batch_size, rows) if rows else None
+    size = job.plan.batch_size
+    steps = loop.steps_of_pass(rows, size)
+    # The last batches may differ in length: where a pass has others besides, that costs less than smaller stacks do.
+    return (job.spec.digest, job.method, phase, size, steps, steps == 1 and rows) if rows else None
 
 
 def obstacle(model: FusedModel, changed: tuple[str, ...]) -> str:
@@ -127,7 +131,7 @@ def _together(
     values: Values = {name: nn.Parameter(t) if name in learns else t for name, t in stacked.items()}
     losses, sizes = _descend(devices, values, place)
     trained = {name: value.detach().cpu() for name, value in values.items()}
-    return [_ended(device, trained, k, losses[:, k], sizes) for k, device in enumerate(devices)]
+    return [_ended(device, trained, k, losses[:, k], sizes[:, k]) for k, device in enumerate(devices)]
 
 
 class _Device(nn.Module):
@@ -167,10 +171,12 @@ class _Data:
         counts = torch.tensor([0, *(len(part.y) for part in parts[:-1])], device=place)
         self._first = counts.cumsum(0)[:, None]  # (K, 1)
 
-    def batch(self, rows: torch.Tensor) -> tuple[Values, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns x, y, mask and rows of a batch, (K, B, …) each, for every device's row numbers (K, B)."""
+    def batch(
+        self, members: Sequence[int], rows: torch.Tensor
+    ) -> tuple[Values, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns x, y, mask and rows of a batch, (k, B, …) each, for the row numbers (k, B) of some devices (k,)."""
         rows = rows.to(self._y.device)
-        places, flat = rows.shape, (rows + self._first).flatten()
+        places, flat = rows.shape, (rows + self._first[list(members)]).flatten()
         x = {m: a[flat].view(*places, *a.shape[1:]) for m, a in self._x.items()}
         return x, self._y[flat].view(places), self._mask[flat].view(*places, -1), rows
 
@@ -198,8 +204,8 @@ class _Sgd(Sgd):
 
 def _descend(
     devices: Sequence[_Device], values: Values, place: torch.device
-) -> tuple[torch.Tensor, list[int]]:  # fmt: skip
-    """Trains the values; returns the loss of every step and device (S, K), and the batch sizes of the last epoch."""
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Trains the values; returns the losses of all steps (S, K), and the rows of each of the last pass (s, K)."""
     lead, training = devices[0], devices[0].ctx.spec.training
     trained = [p for p in values.values() if isinstance(p, nn.Parameter)]
     rates = [device.ctx.job.plan.lr for device in devices]
@@ -214,26 +220,52 @@ def _descend(
     constants = (
         {name: b.to(place) for name, b in lead.named_buffers() if name not in values} if place.type != "cpu" else {}
     )
-    each, data = vmap(loss, randomness="error"), _Data(devices, place)
-    losses, sizes = list[torch.Tensor](), list[int]()
+    data = _Data(devices, place)
+    losses, sizes = list[torch.Tensor](), list[list[int]]()
     for epoch in loop.epochs(lead.ctx):
         sizes.clear()
         for rows in zip(*(loop.batches_left(device.ctx, device.order) for device in devices), strict=True):
             optimiser.zero_grad()
-            objectives: torch.Tensor = each(values, *data.batch(torch.stack(rows)))  # (K,)
+            objectives = _objectives(loss, values, data, rows)
             objectives.sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             losses.append(objectives.detach())
-            sizes.append(len(rows[0]))
+            sizes.append([len(part) for part in rows])
             for device in devices:
                 device.ctx.epoch, device.ctx.num_steps = epoch, len(losses)
-    return torch.stack(losses).cpu(), sizes
+    return torch.stack(losses).cpu(), torch.tensor(sizes)
+
+
+def _objectives(
+    loss: Callable[..., torch.Tensor], values: Values, data: _Data, rows: Sequence[torch.Tensor]
+) -> torch.Tensor:  # fmt: skip
+    """Returns every device's loss of its next batch, (K,).
+
+    The last batches of a pass may have different lengths. Those of one length are computed together, or one by one if
+    they are few: taking some devices out of the stack and putting their gradients back costs more than it gains then.
+    """
+    each, lengths = vmap(loss, randomness="error"), [len(part) for part in rows]
+    if len(set(lengths)) == 1:
+        objectives: torch.Tensor = each(values, *data.batch(range(len(rows)), torch.stack(list(rows))))
+        return objectives
+    found, alone = dict[int, torch.Tensor](), {name: value.unbind() for name, value in values.items()}
+    for length in dict.fromkeys(lengths):
+        members = [k for k, n in enumerate(lengths) if n == length]
+        x, *others = data.batch(members, torch.stack([rows[k] for k in members]))
+        if len(members) >= LEAST:
+            some = {name: value[members] for name, value in values.items()}
+            found.update(zip(members, each(some, x, *others), strict=True))
+        else:
+            for i, k in enumerate(members):
+                one = {name: value[k] for name, value in alone.items()}
+                found[k] = loss(one, {m: a[i] for m, a in x.items()}, *(other[i] for other in others))
+    return torch.stack([found[k] for k in range(len(rows))])
 
 
 def _ended(
-    device: _Device, values: Values, k: int, losses: torch.Tensor, sizes: Sequence[int]
+    device: _Device, values: Values, k: int, losses: torch.Tensor, sizes: torch.Tensor
 ) -> PhaseResult | TrainingError:  # fmt: skip
-    """Puts the values of the k-th device into the live model, and returns what came of its phase; losses (S,)."""
+    """Puts the k-th values into the live model, and returns what came of that phase; losses (S,), batch sizes (s,)."""
     for step, loss in enumerate(losses.tolist()):
         if not math.isfinite(loss):
             return loop.diverged(device.ctx.job, loss, step)
@@ -241,8 +273,7 @@ def _ended(
         for name, live in device.state_dict().items():
             live.copy_(values[name][k])
     loop.set_modes(device.ctx)
-    last = losses[-len(sizes) :].tolist()
-    mean = sum(loss * size for loss, size in zip(last, sizes, strict=True)) / sum(sizes)
+    mean = float((losses[-len(sizes) :] * sizes).sum() / sizes.sum())
     return loop.result(device.ctx, device.rule, mean)
 
 

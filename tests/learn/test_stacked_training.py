@@ -87,6 +87,29 @@ def test_every_device_has_its_own_learning_rate() -> None:
         close(found.tensors, local_training.train(job, Plain(NoConfig()), model(job)).tensors, job.start)
 
 
+def test_last_batches_of_different_lengths() -> None:
+    """33 rows are batches of 16 and 17, 32 of 16 and 16, 30 of 16 and 14: two steps. Four of a kind are stacked."""
+    work, counts = [], (33, 32, 30, 32, 32, 33, 32)
+    for job, rows in zip(jobs(count=7, momentum=0.9, weight_decay=0.01), counts, strict=True):
+        whole, cut = job.data, slice(rows)
+        x, has = ({m: a[cut] for m, a in part.items()} for part in (whole.x, whole.has))
+        work.append(replace(job, data=RoundData(whole.indices[cut], whole.y[cut], x, has)))
+    assert len({stacked_training.key(job, Plain(NoConfig()), model(job)) for job in work}) == 1
+    for job, found in zip(work, together(work), strict=True):
+        alone = local_training.train(job, Plain(NoConfig()), model(job))
+        assert isinstance(found, PhaseResult)
+        close(found.tensors, alone.tensors, job.start)
+        assert (found.num_samples, found.num_steps) == (alone.num_samples, 6)
+        assert found.loss == pytest.approx(alone.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 16])
+def test_the_number_of_batches_is_known_beforehand(size: int) -> None:
+    for rows in (*range(1, 7), 15, 16, 17, 18, 31, 32, 33, 34):
+        made = list(local_training.batches(torch.arange(rows), size, torch.Generator()))
+        assert len(made) == local_training.steps_of_pass(rows, size)
+
+
 def test_steps_in_place_of_epochs_and_modules_that_stay() -> None:
     phase = replace(FUSED, train=("encoder.gyro", "fusion"), steps=4, epochs=0)  # 3 steps a pass
     work = jobs(phase=phase)
@@ -138,9 +161,12 @@ def test_keys() -> None:
     rule, (a, b, c) = Plain(NoConfig()), jobs(count=3)
     whole = model(a)
     assert stacked_training.key(a, rule, whole) == stacked_training.key(b, rule, whole) is not None
-    fewer = replace(c, data=replace(c.data, y=np.where(np.arange(40) < 3, -1, c.data.y)))  # three without a label
+    fewer = replace(c, data=replace(c.data, y=np.where(np.arange(40) < 9, -1, c.data.y)))  # nine without a label
     smaller = replace(c, plan=replace(c.plan, batch_size=8))
     longer = replace(c, phase=replace(c.phase, epochs=4))
+    shorter = replace(c, plan=replace(c.plan, batch_size=64))  # a pass is one step, and nothing would be in common
+    fewest = replace(shorter, data=fewer.data)
+    assert stacked_training.key(shorter, rule, whole) != stacked_training.key(fewest, rule, whole)
     keys = {stacked_training.key(job, rule, whole) for job in (a, fewer, smaller, longer)}
     assert len(keys) == 4
     for job in (

@@ -69,16 +69,10 @@ STACKED = WorldProfile(board=Board(sample_s=0.02, slow_factor=1.5), arrivals=ARR
 SIX = World(devices=6, updates=12, seed=3, partition="iid", fraction=1.0, evaluate_every=4, profile=STACKED)
 
 
-def even(method: str) -> tuple[FederationSpec, Split]:
-    """Returns a federation of six devices with as many rows each: only such are trained together."""
-    spec, cut = small(method)
-    return spec, Split(cut.train.take(np.arange(len(cut.train.y) // 6 * 6)), cut.test)
-
-
 @pytest.mark.parametrize("method", ["fedavg", "abc_async", "mba"])
 def test_devices_trained_as_one_computation_learn_the_same(method: str) -> None:
     """float32 sums are taken in another order, so that the digest is not the one without."""
-    spec, cut = even(method)
+    spec, cut = small(method)
     alone, one = (Simulation(spec, cut, replace(SIX, stack=stack)).run() for stack in (1, 6))
     assert one.digest != alone.digest
     assert one.applied == alone.applied
@@ -86,14 +80,14 @@ def test_devices_trained_as_one_computation_learn_the_same(method: str) -> None:
 
 
 def test_devices_trained_as_one_computation_give_one_digest_whatever_the_number_of_workers() -> None:
-    spec, cut = even("abc_async")
+    spec, cut = small("abc_async")
     one, two = (Simulation(spec, cut, replace(SIX, stack=6, workers=workers)).run() for workers in (1, 2))
     assert one.digest == two.digest
     assert (one.applied, one.curve) == (two.applied, two.curve)
 
 
 def test_a_method_that_cannot_be_stacked_keeps_its_digest() -> None:
-    spec, cut = even("fedprox")
+    spec, cut = small("fedprox")
     assert Simulation(spec, cut, SIX).run().digest == Simulation(spec, cut, replace(SIX, stack=6)).run().digest
 
 
