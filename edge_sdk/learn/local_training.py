@@ -129,7 +129,7 @@ def batches(rows: torch.Tensor, size: int, order: torch.Generator) -> Iterator[t
     Normalisation over a batch (BatchNorm) cannot train on a single row.
     """
     shuffled = rows[torch.randperm(len(rows), generator=order)]
-    parts = list(torch.split(shuffled, size))
+    parts = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     yield from parts

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -29,9 +30,13 @@ def module_layout(module: nn.Module) -> ModuleLayout:
     Raises:
         ShapeMismatch: a tensor has a type that no segment takes, or two names share one tensor.
     """
+    return _layout(_state(module))
+
+
+def _layout(state: Iterable[tuple[str, torch.Tensor]]) -> ModuleLayout:
     sizes = dict.fromkeys(SEGMENTS, 0)
     tensors = []
-    for name, tensor in _state(module):
+    for name, tensor in state:
         segment = _segment(name, tensor)
         tensors.append(TensorSpec(name, tuple(tensor.shape), segment, sizes[segment]))
         sizes[segment] += tensor.numel()
@@ -132,7 +137,7 @@ class Flat:
 
 
 def _view(buffer: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    size = int(np.prod(spec.shape, dtype=np.int64))
+    size = math.prod(spec.shape)
     return buffer[spec.offset : spec.offset + size].view(spec.shape)
 
 
@@ -167,13 +172,18 @@ def load(modules: Mapping[str, nn.Module], tensors: ModelTensors) -> None:
     Raises:
         ShapeMismatch: an unknown module, or a segment of another size; nothing has been changed then.
     """
-    layout = model_layout(modules)
+    states = {name: _state(modules[name]) for name in sorted(modules)}
+    layout = {name: _layout(state) for name, state in states.items()}
     check(layout, tensors)
+    live: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
     for name, values in tensors.items():
-        arrays, live = _arrays(values), dict(_state(modules[name]))
-        for spec in layout[name].tensors:
-            with torch.no_grad():
-                live[spec.name].copy_(_view(_tensor(arrays[spec.segment]), spec))
+        segments = {segment: _tensor(array) for segment, array in _arrays(values).items()}
+        live += [tensor for _, tensor in states[name]]
+        given += [_view(segments[spec.segment], spec) for spec in layout[name].tensors]
+    if live:  # in one call: this is done before every phase
+        with torch.no_grad():
+            torch._foreach_copy_(live, given)
 
 
 def check(layout: ModelLayout, tensors: ModelTensors) -> None:
