@@ -29,12 +29,18 @@ def split(dataset: Dataset, seed: int) -> Split:
     """Returns training and test rows: the set's own split, else every fifth subject, else stratified 80/20 by seed.
 
     Raises:
-        DataError: one of the two would be empty.
+        DataError: one of the two would be empty, or the test asks for a class that nobody can learn.
     """
     test = _test_rows(dataset, seed)
     if test.all() or not test.any():
         which = "training" if test.all() else "test"
         raise DataError(f"{dataset.name}: no {which} rows; give every row a split of 'train' or 'test', or more rows")
+    unknown = np.setdiff1d(dataset.y[test & (dataset.y >= 0)], dataset.y[~test])
+    if len(unknown):
+        names = ", ".join(repr(dataset.classes[label]) for label in unknown)
+        raise DataError(
+            f"{dataset.name}: no training row of class {names}, which the test has; add some, or leave it out"
+        )
     return Split(dataset.take(np.flatnonzero(~test)), dataset.take(np.flatnonzero(test)))
 
 

@@ -48,6 +48,15 @@ def test_a_split_without_test_rows_is_refused() -> None:
         split(replace(people(), split=np.array(["train"] * 100)), seed=0)
 
 
+def test_a_class_that_only_the_test_has_is_refused() -> None:
+    test = np.arange(100) < 40
+    y = np.where(test, np.arange(100) % 4, np.arange(100) % 2)
+    unlabelled = np.where(np.arange(100) == 0, -1, y)
+    with pytest.raises(DataError, match="people: no training row of class 'c', 'd', which the test has"):
+        split(replace(people(), y=unlabelled, split=np.where(test, "test", "train")), seed=0)
+    assert len(split(replace(people(), y=unlabelled, split=np.where(test, "train", "test")), seed=0).test.y) == 60
+
+
 def test_the_spec_carries_shapes_rates_and_standardisation() -> None:
     spec = spec_of(people(), name="p", method="mba")
     acc = spec.modality("acc")
