@@ -16,7 +16,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
 from edge_sdk.codecs import arrays, schema, wire
 from edge_sdk.core.errors import CodecError, WireFormatError
@@ -111,9 +112,14 @@ def unframe(data: bytes, cls: type[H], magic: bytes, limits: Limits) -> tuple[H,
     if length > min(MAX_HEADER, len(data) - _FRAME.size):
         raise WireFormatError(f"object: header of {length} bytes in an object of {len(data)}")
     end = _FRAME.size + length
-    view = memoryview(data)
-    plain = wire.unpack_map(view[_FRAME.size : end], cls.__name__, MAX_HEADER)
-    return schema.from_plain(cls, plain), view[end:]
+    header: H = _header(cast(Any, cls), data[_FRAME.size : end])
+    return header, memoryview(data)[end:]
+
+
+@lru_cache(maxsize=8)  # an update's is looked at on arrival, by admission and on decoding
+def _header(cls: Any, packed: bytes) -> Any:
+    """Returns the checked header, which nothing can change any more."""
+    return schema.from_plain(cls, wire.unpack_map(packed, cls.__name__, MAX_HEADER))
 
 
 def array_parts(named: Mapping[str, Array]) -> tuple[tuple[ArrayPart, ...], list[bytes]]:
