@@ -146,7 +146,8 @@ def test_after_a_restore_devices_in_the_middle_of_their_tasks_spoil_nothing(
     assert len(made) >= 4
     assert all(entry.base.lineage == lineage for entry in made)
     assert [entry.version for entry in made] == list(range(restored + 1, restored + 1 + len(made)))
-    assert {e["reason"] for e in refused} <= {"unknown_base"}
+    # "norm": on a busy machine one device trains alone for so long that the other's first change is above the limit.
+    assert {e["reason"] for e in refused} <= {"unknown_base", "norm"}
     lost = {e.key for e in journal(center / "lost")} - {e.key for e in journal(center / "backup")}
     assert lost
     assert not lost & {entry.key for entry in made}
