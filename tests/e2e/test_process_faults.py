@@ -118,7 +118,10 @@ def test_after_a_restore_devices_in_the_middle_of_their_tasks_spoil_nothing(
 ) -> None:
     center = tmp_path / "center"
     config = write_config(center, spec_of(hidden=64), mosquitto.config("coordinator"))
-    config.write_text(config.read_text().replace('dir = "store"', 'dir = "store"\nkeep = "all"'))
+    # A device may wait half a minute for the second modality of its first round, while the other trains alone and its
+    # changes shrink: the norm of what comes then is not what this is about.
+    text = config.read_text().replace('dir = "store"', 'dir = "store"\nkeep = "all"')
+    config.write_text(text.replace("[admission]", "[admission]\nnorm_factor = 0"))
     first = serve(config)
     devices = []
     try:
@@ -146,8 +149,7 @@ def test_after_a_restore_devices_in_the_middle_of_their_tasks_spoil_nothing(
     assert len(made) >= 4
     assert all(entry.base.lineage == lineage for entry in made)
     assert [entry.version for entry in made] == list(range(restored + 1, restored + 1 + len(made)))
-    # "norm": on a busy machine one device trains alone for so long that the other's first change is above the limit.
-    assert {e["reason"] for e in refused} <= {"unknown_base", "norm"}
+    assert {e["reason"] for e in refused} <= {"unknown_base"}
     lost = {e.key for e in journal(center / "lost")} - {e.key for e in journal(center / "backup")}
     assert lost
     assert not lost & {entry.key for entry in made}
