@@ -51,9 +51,7 @@ class Config(Model):
     lam: float = Field(default=1.0, ge=0)  # λ, weight of the uni-modal terms
     epochs_early: int | None = Field(default=None, ge=0)  # E_w; not given: as many as the plan says; 0: no early steps
     alpha0: float = Field(default=0.9, gt=0, le=1)
-    a: float = Field(
-        default=1.0, ge=0
-    )  # exponent of the staleness decay; 1: what is under way at once adds up to alpha0
+    a: float = Field(default=1.0, ge=0)  # exponent of the staleness decay
     server: Literal["delta", "mix"] = "delta"
 
 
