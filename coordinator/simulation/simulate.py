@@ -7,7 +7,6 @@ modelled durations slept out, which is how the tests hold the two against each o
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -137,11 +136,7 @@ class Simulation:
     def run(self) -> Report:
         """Runs under virtual time and returns the report."""
         single_thread()
-        gc.freeze()  # torch and all else that is loaded: one look through it for garbage costs as much as seven updates
-        try:
-            return run_virtual(self.play)
-        finally:
-            gc.unfreeze()
+        return run_virtual(self.play)
 
     def run_on_wall_clock(self, speed: float) -> Report:
         """Runs the same world in real time, `speed` times as fast."""
