@@ -67,4 +67,12 @@ def read(path: Path) -> bytes | None:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-__all__ = ["pack", "read", "unpack", "write"]
+def remove(path: Path) -> None:
+    """Removes a file if it is there; StoreError if it cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be removed: {error.strerror}; fix its permissions") from error
+
+
+__all__ = ["pack", "read", "remove", "unpack", "write"]

@@ -1,4 +1,4 @@
-"""What a device still owes the coordinator: encoded updates and the residual of error feedback, in one SQLite file.
+"""What a device still owes the coordinator: encoded updates and the residual of error feedback.
 
 One pending update per task. Until its first chunk is sent it may be replaced (the device trained on while off-line);
 it is deleted only on the coordinator's reply, in the same transaction that moves the residual:
@@ -13,32 +13,15 @@ it is deleted only on the coordinator's reply, in the same transaction that move
 from __future__ import annotations
 
 import secrets
-import sqlite3
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import update_wrapper
-from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
-from edge_sdk.core.errors import Reason, StoreError
-from edge_sdk.core.records import Array, Float32, UpdateKey, VersionId
-from edge_sdk.runtime import arrays
+from edge_sdk.core.errors import Reason
+from edge_sdk.core.records import Float32, UpdateKey, VersionId
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Residual = Mapping[str, Float32]  # module → float32 (P,)
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS life (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation TEXT, sequence INTEGER);
-CREATE TABLE IF NOT EXISTS pending (
-    task TEXT PRIMARY KEY, incarnation TEXT, sequence INTEGER, lineage TEXT, number INTEGER, base TEXT,
-    digest TEXT, sent INTEGER, data BLOB, residual BLOB, whole BLOB);
-CREATE TABLE IF NOT EXISTS residual (one INTEGER PRIMARY KEY CHECK (one = 1), lineage TEXT, data BLOB);
-"""
-
-
-_MEMORY = ":memory:"
 
 
 class Settlement(Enum):
@@ -86,96 +69,33 @@ class Pending:
     sent: bool = False  # a chunk of it has left
 
 
-def _stored(method: Callable[Concatenate[Outbox, P], T]) -> Callable[Concatenate[Outbox, P], T]:
-    """Turns SQLite's errors into StoreError that says what to do."""
-
-    def call(self: Outbox, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except sqlite3.Error as error:
-            raise self.broken(error) from error
-
-    return update_wrapper(call, method)
-
-
-class Outbox:
+class Outbox(ABC):
     """The outbox of one device. Blocking: in the field it is called through an ordered lane of Compute.
 
+    Every method raises StoreError where the disk refuses.
+
     Args:
-        path: the file; None keeps everything in memory.
         device: id that update keys carry.
-        incarnation: 64 bits that name this outbox's life; None: drawn at random when the file is made.
-        limit_mb: greatest size of the file; 0: the disk's.
+        incarnation: 64 bits that name this outbox's life.
     """
 
-    def __init__(
-        self, path: Path | None, device: str, *, incarnation: int | None = None, limit_mb: float = 0.0
-    ) -> None:
-        self.where = _MEMORY if path is None else str(path)
+    def __init__(self, device: str, incarnation: int) -> None:
         self.device = device
-        try:
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            # A cached statement keeps what was bound to it: an update that left long ago.
-            self._db = sqlite3.connect(self.where, check_same_thread=False, cached_statements=0)
-            self._open(limit_mb)
-            self._incarnation = self._begin_life(secrets.randbits(64) if incarnation is None else incarnation)
-        except (sqlite3.Error, OSError) as error:
-            raise self.broken(error) from error
+        self.incarnation = incarnation
 
-    def broken(self, error: Exception) -> StoreError:
-        """Returns what to raise when SQLite or the disk refuses."""
-        return StoreError(f"outbox {self.where}: {error}; make room on its disk or remove the file")
-
-    def _open(self, limit_mb: float) -> None:
-        if self.where != _MEMORY:
-            self._db.execute("PRAGMA auto_vacuum=FULL")  # an outbox is empty most of the time; so is its file then
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")  # an edge device loses its power, not only its process
-        if limit_mb:
-            page = int(self._db.execute("PRAGMA page_size").fetchone()[0])
-            self._db.execute(f"PRAGMA max_page_count={max(1, int(limit_mb * 2**20 / page))}")
-        self._db.executescript(_SCHEMA)
-
-    def _begin_life(self, incarnation: int) -> int:
-        with self._db:
-            self._db.execute("INSERT OR IGNORE INTO life VALUES (1, ?, 0)", (f"{incarnation:016x}",))
-        row = self._db.execute("SELECT incarnation FROM life").fetchone()
-        return int(row[0], 16)
-
-    @property
-    def incarnation(self) -> int:
-        """The 64 bits that name this life of the outbox."""
-        return self._incarnation
-
-    @_stored
+    @abstractmethod
     def renew(self) -> None:
         """Begins a new life: another program has used our sequence numbers (a copied disk)."""
-        self._incarnation = secrets.randbits(64)
-        with self._db:
-            self._db.execute("UPDATE life SET incarnation = ?, sequence = 0", (f"{self._incarnation:016x}",))
 
-    @_stored
+    @abstractmethod
     def next_key(self) -> UpdateKey:
         """Returns a key that was never used before; committed before it is returned."""
-        with self._db:
-            self._db.execute("UPDATE life SET sequence = sequence + 1")
-        row = self._db.execute("SELECT sequence FROM life").fetchone()
-        return UpdateKey(self.device, self._incarnation, int(row[0]))
 
-    @_stored
+    @abstractmethod
     def residual(self, lineage: str) -> Residual:
         """Returns the residual for updates against this lineage; another lineage's is cleared."""
-        row = self._db.execute("SELECT lineage, data FROM residual").fetchone()
-        if row is None:
-            return {}
-        if row[0] != lineage:
-            with self._db:
-                self._db.execute("DELETE FROM residual")
-            return {}
-        return _unpack(row[1])
 
-    @_stored
+    @abstractmethod
     def put(self, update: Pending, replacing: UpdateKey | None = None) -> bool:
         """Stores an update and returns True.
 
@@ -183,91 +103,102 @@ class Outbox:
             update: the update.
             replacing: takes the place of this one; False, and nothing stored, if a chunk of that one has left.
         """
-        key, base = update.key, update.base
-        row = (
-            update.task, f"{key.incarnation:016x}", key.sequence, base.lineage, base.number, base.digest,
-            update.digest, update.sent, update.data, _pack(update.residual), _pack(update.whole),
-        )  # fmt: skip
-        with self._db:
-            if replacing is not None:
-                gone = self._db.execute(
-                    "DELETE FROM pending WHERE incarnation = ? AND sequence = ? AND sent = 0", _where(replacing)
-                )
-                if not gone.rowcount:
-                    return False
-            self._db.execute("INSERT OR REPLACE INTO pending VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
-        return True
 
-    @_stored
+    @abstractmethod
     def mark_sent(self, key: UpdateKey) -> bool:
         """Fixes an update before its first chunk leaves; False if it is no longer there (it was replaced)."""
-        with self._db:
-            done = self._db.execute("UPDATE pending SET sent = 1 WHERE incarnation = ? AND sequence = ?", _where(key))
-        return done.rowcount > 0
 
-    @_stored
+    @abstractmethod
     def oldest(self) -> Pending | None:
         """Returns the update that has waited longest; None: nothing is pending."""
-        row = self._db.execute("SELECT * FROM pending ORDER BY rowid LIMIT 1").fetchone()
-        return None if row is None else self._pending(row)
 
-    @_stored
+    @abstractmethod
     def waiting(self) -> int:
         """Returns how many updates are pending."""
-        return int(self._db.execute("SELECT COUNT(*) FROM pending").fetchone()[0])
 
-    @_stored
+    @abstractmethod
     def settle(self, key: UpdateKey, outcome: Settlement) -> bool:
         """Deletes an update and moves the residual as its outcome says; False if there is no such update."""
-        columns = "lineage, residual, whole"
-        row = self._db.execute(
-            f"SELECT {columns} FROM pending WHERE incarnation = ? AND sequence = ?",  # noqa: S608  a constant
-            _where(key),
-        ).fetchone()
-        if row is None:
-            return False
-        residual = self._after(row, outcome)
-        with self._db:
-            self._db.execute("DELETE FROM pending WHERE incarnation = ? AND sequence = ?", _where(key))
-            if outcome is not Settlement.IGNORE:
-                self._db.execute("INSERT OR REPLACE INTO residual VALUES (1, ?, ?)", (row[0], _pack(residual)))
+
+    def close(self) -> None:  # noqa: B027  nothing to close unless there is a file
+        """Closes what is open."""
+
+
+class MemoryOutbox(Outbox):
+    """An outbox that ends with the process: a simulation has thousands, and no power to lose.
+
+    Args:
+        device: id that update keys carry.
+        incarnation: 64 bits that name its life; None: drawn at random.
+    """
+
+    def __init__(self, device: str, incarnation: int | None = None) -> None:
+        super().__init__(device, secrets.randbits(64) if incarnation is None else incarnation)
+        self._sequence = 0
+        self._pending: dict[str, Pending] = {}  # by task, oldest first
+        self._residual: tuple[str, Residual] = ("", {})  # lineage, what is owed
+
+    def renew(self) -> None:
+        self.incarnation, self._sequence = secrets.randbits(64), 0
+
+    def next_key(self) -> UpdateKey:
+        self._sequence += 1
+        return UpdateKey(self.device, self.incarnation, self._sequence)
+
+    def residual(self, lineage: str) -> Residual:
+        if self._residual[0] != lineage:
+            self._residual = (lineage, {})
+        return self._residual[1]
+
+    def put(self, update: Pending, replacing: UpdateKey | None = None) -> bool:
+        if replacing is not None:
+            gone = self._find(replacing)
+            if gone is None or gone.sent:
+                return False
+            del self._pending[gone.task]
+        self._pending.pop(update.task, None)  # whoever takes another's place comes last
+        self._pending[update.task] = update
         return True
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
+    def mark_sent(self, key: UpdateKey) -> bool:
+        found = self._find(key)
+        if found is not None:
+            self._pending[found.task] = replace(found, sent=True)
+        return found is not None
 
-    def _after(self, row: tuple[str, bytes, bytes], outcome: Settlement) -> dict[str, Array]:
-        if outcome in (Settlement.DROP, Settlement.IGNORE):
-            return {}
-        before = self._db.execute("SELECT data FROM residual WHERE lineage = ?", (row[0],)).fetchone()
-        kept = _unpack(before[0]) if before else {}  # of modules that this update did not carry
-        return {**kept, **_unpack(row[1] if outcome is Settlement.KEEP else row[2])}
+    def oldest(self) -> Pending | None:
+        return next(iter(self._pending.values()), None)
 
-    def _pending(self, row: tuple[str, str, int, str, int, str, str, int, bytes, bytes, bytes]) -> Pending:
-        task, incarnation, sequence, lineage, number, base, digest, sent, data, residual, whole = row
-        return Pending(
-            key=UpdateKey(self.device, int(incarnation, 16), sequence),
-            task=task,
-            base=VersionId(lineage, number, base),
-            digest=digest,
-            data=data,
-            residual=_unpack(residual),
-            whole=_unpack(whole),
-            sent=bool(sent),
-        )
+    def waiting(self) -> int:
+        return len(self._pending)
 
+    def settle(self, key: UpdateKey, outcome: Settlement) -> bool:
+        found = self._find(key)
+        if found is None:
+            return False
+        del self._pending[found.task]
+        if outcome is not Settlement.IGNORE:
+            lineage, before = self._residual
+            kept = before if lineage == found.base.lineage else {}
+            self._residual = (found.base.lineage, residual_after(kept, found.residual, found.whole, outcome))
+        return True
 
-def _pack(residual: Residual) -> bytes:
-    return arrays.pack(residual) if residual else b""  # a codec without loss leaves nothing
+    def _find(self, key: UpdateKey) -> Pending | None:
+        return next((p for p in self._pending.values() if p.key == key), None)
 
 
-def _unpack(data: bytes) -> dict[str, Array]:
-    return arrays.unpack(data) if data else {}
+def residual_after(before: Residual, residual: Residual, whole: Residual, outcome: Settlement) -> Residual:
+    """Returns what is owed after an update has its reply.
+
+    Args:
+        before: what was owed until then, of the same lineage; modules that the update did not carry stay as they are.
+        residual: the update's.
+        whole: the update's.
+        outcome: what the reply says.
+    """
+    if outcome in (Settlement.DROP, Settlement.IGNORE):
+        return {}
+    return {**before, **(residual if outcome is Settlement.KEEP else whole)}
 
 
-def _where(key: UpdateKey) -> tuple[str, int]:
-    return f"{key.incarnation:016x}", key.sequence
-
-
-__all__ = ["Outbox", "Pending", "Residual", "Settlement", "settlement"]
+__all__ = ["MemoryOutbox", "Outbox", "Pending", "Residual", "Settlement", "residual_after", "settlement"]

@@ -23,7 +23,8 @@ from edge_sdk.core.records import Array, ModelTensors, ModelVersion, Segments, V
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.runtime import arrays
 from edge_sdk.runtime.lock import Lock
-from edge_sdk.runtime.outbox import Outbox
+from edge_sdk.runtime.outbox import MemoryOutbox, Outbox
+from edge_sdk.runtime.outbox_file import FileOutbox
 
 MODEL = "model.npz"
 SOLO = "solo.npz"
@@ -64,7 +65,7 @@ class DeviceState:
         folder = state_dir / federation
         lock = Lock(folder / "lock", device) if alone else None
         try:
-            return cls(Outbox(folder / "outbox.sqlite", device), folder, lock)
+            return cls(FileOutbox(folder / "outbox.sqlite", device), folder, lock)
         except StoreError:
             if lock is not None:
                 lock.release()
@@ -86,7 +87,7 @@ class DeviceState:
     @classmethod
     def in_memory(cls, device: str, *, incarnation: int | None = None) -> DeviceState:
         """Returns a state that ends with the process."""
-        return cls(Outbox(None, device, incarnation=incarnation), None)
+        return cls(MemoryOutbox(device, incarnation), None)
 
     def memory(self, method: str) -> dict[str, Array]:
         """Returns a method's private memory; {} if there is none or it is damaged."""
@@ -98,8 +99,12 @@ class DeviceState:
             return {}
 
     def keep_memory(self, method: str, memory: Mapping[str, Array]) -> None:
-        """Stores a method's private memory."""
-        self._write(f"memory/{method}.npz", arrays.pack(memory))
+        """Stores a method's private memory; nothing where it keeps none, as most do."""
+        name = f"memory/{method}.npz"
+        if memory:
+            self._write(name, arrays.pack(memory))
+        else:
+            self._remove(name)
 
     def spec(self) -> FederationSpec | None:
         """Returns the spec that this device learnt last; None if there is none or it is damaged."""
@@ -146,6 +151,12 @@ class DeviceState:
             self._files[name] = data
         else:
             arrays.write(self.folder / name, data)
+
+    def _remove(self, name: str) -> None:
+        if self.folder is None:
+            self._files.pop(name, None)
+        else:
+            arrays.remove(self.folder / name)
 
 
 def _version(named: Mapping[str, Array], shape_digest: str) -> ModelVersion | None:

@@ -24,7 +24,7 @@ from edge_sdk.runtime.events import (
     UpdateAccepted,
     UpdateQueued,
 )  # fmt: skip
-from edge_sdk.runtime.outbox import Outbox
+from edge_sdk.runtime.outbox_file import FileOutbox
 from edge_sdk.runtime.state import DeviceState
 from edge_sdk.transport.link import Link
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
@@ -171,15 +171,17 @@ def test_a_base_that_is_gone_ends_the_task_and_another_is_asked_for() -> None:
     assert w.office.updates[0].base.number == 4
 
 
-def test_full_disk_stops_training_and_goes_on_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
-    class Small(Outbox):
+def test_full_disk_stops_training_and_goes_on_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Small(FileOutbox):
         """The same outbox on a disk that somebody else has filled."""
 
         def fill(self, pages: int) -> None:
             self._db.execute(f"PRAGMA max_page_count={pages}")
 
     async def main(clock: VirtualClock) -> World:
-        outbox = Small(None, "d1", incarnation=5)
+        outbox = Small(tmp_path / "outbox.sqlite", "d1")
         w = world(clock, state=DeviceState(outbox, None), tasks=3)
         async with clock.group() as group:
             await start(w, group)

@@ -11,7 +11,8 @@ import pytest
 
 from edge_sdk.core.errors import Reason, StoreError
 from edge_sdk.core.records import UpdateKey, VersionId
-from edge_sdk.runtime.outbox import Outbox, Pending, Settlement, settlement
+from edge_sdk.runtime.outbox import MemoryOutbox, Outbox, Pending, Settlement, settlement
+from edge_sdk.runtime.outbox_file import FileOutbox
 
 BASE = VersionId("ab" * 16, 3, "cd" * 16)
 OTHER = VersionId("ef" * 16, 3, "cd" * 16)
@@ -25,7 +26,7 @@ def pending(key: UpdateKey, task: str = "t", *, base: VersionId = BASE, size: in
 
 @pytest.fixture(params=["memory", "file"])
 def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Outbox:
-    return Outbox(tmp_path / "outbox.sqlite" if request.param == "file" else None, "d1")
+    return FileOutbox(tmp_path / "outbox.sqlite", "d1") if request.param == "file" else MemoryOutbox("d1")
 
 
 def test_keys_are_never_used_twice(outbox: Outbox) -> None:
@@ -35,12 +36,12 @@ def test_keys_are_never_used_twice(outbox: Outbox) -> None:
 
 
 def test_keeps_everything_over_a_restart(tmp_path: Path) -> None:
-    first = Outbox(tmp_path / "o", "d1")
+    first = FileOutbox(tmp_path / "o", "d1")
     key = first.next_key()
     first.put(pending(key))
     first.mark_sent(key)
     first.close()
-    again = Outbox(tmp_path / "o", "d1")
+    again = FileOutbox(tmp_path / "o", "d1")
     found = again.oldest()
     assert found is not None
     assert (found.key, found.sent, found.base, found.data) == (key, True, BASE, b"x" * 10)
@@ -52,16 +53,16 @@ def test_survives_sigkill(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from edge_sdk.runtime.outbox import Outbox
+from edge_sdk.runtime.outbox_file import FileOutbox
 from tests.runtime.test_outbox import pending
-o = Outbox(Path({str(tmp_path / "o")!r}), "d1")
+o = FileOutbox(Path({str(tmp_path / "o")!r}), "d1")
 for _ in range(5):
     o.put(pending(o.next_key(), f"t{{_}}"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2], env={**os.environ})
     assert done.returncode == -signal.SIGKILL
-    outbox = Outbox(tmp_path / "o", "d1")
+    outbox = FileOutbox(tmp_path / "o", "d1")
     assert outbox.waiting() == 5
     assert outbox.next_key().sequence == 6
 
@@ -149,7 +150,7 @@ def test_new_life_has_other_keys(outbox: Outbox) -> None:
 
 
 def test_full_disk_says_what_to_do_and_loses_nothing(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "o", "d1", limit_mb=0.1)
+    outbox = FileOutbox(tmp_path / "o", "d1", limit_mb=0.1)
     small = outbox.next_key()
     outbox.put(pending(small, "small"))
     large = outbox.next_key()
@@ -165,10 +166,10 @@ def test_full_disk_says_what_to_do_and_loses_nothing(tmp_path: Path) -> None:
 def test_no_place_for_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="outbox"):
-        Outbox(tmp_path / "file" / "o", "d1")
+        FileOutbox(tmp_path / "file" / "o", "d1")
 
 
 def test_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "o").write_bytes(b"nonsense" * 1000)
     with pytest.raises(StoreError, match="remove the file"):
-        Outbox(tmp_path / "o", "d1")
+        FileOutbox(tmp_path / "o", "d1")
