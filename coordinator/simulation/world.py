@@ -46,14 +46,12 @@ def script(
     arrivals = []
     for place, index in enumerate(order):
         m = owned[index]
-        rows = data.has[m]
-        size = int(rows.sum()) * data.x[m][0].nbytes
+        count = int(np.count_nonzero(data.has[m]))
+        size = count * data.x[m][0].nbytes
         start_s = 0.0 if place < early else profile.arrivals.delay_s
         if start_s and profile.arrivals.delay == "exponential":
             start_s = rng.exponential(start_s)
-        arrivals.append(
-            (start_s + size / bandwidth, int(index), Scripted(m, start_s + size / bandwidth, int(rows.sum())))
-        )
+        arrivals.append((start_s + size / bandwidth, int(index), Scripted(m, start_s + size / bandwidth, count)))
     return tuple(a for _, _, a in sorted(arrivals, key=lambda item: item[:2]))
 
 

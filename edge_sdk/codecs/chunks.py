@@ -27,7 +27,8 @@ from edge_sdk.codecs.preamble import (
 )
 from edge_sdk.core.errors import WireFormatError
 
-_ENTRY_BYTES = 1024  # charged for an incomplete object beside its bytes and one byte per chunk
+_ENTRY_BYTES = 1024  # charged for an incomplete object beside its chunks
+_CHUNK_BYTES = 320  # charged for a chunk beside its payload: preamble and Python's own
 _blake2b = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -55,8 +56,7 @@ class Dropped:
 @dataclass(slots=True)
 class _Partial:
     first: Preamble  # of the first chunk seen
-    data: bytearray
-    seen: bytearray  # one byte per chunk
+    payloads: list[memoryview | None]  # of the chunks, None: still to come; not copied until the object is whole
     left: int  # chunks still to come
     touched_ns: int
     hashed: int = 0  # chunks hashed so far, always a prefix
@@ -68,7 +68,7 @@ class _Partial:
 
 
 def _cost(p: Preamble) -> int:
-    return p.total + p.count + _ENTRY_BYTES
+    return p.total + p.count * _CHUNK_BYTES + _ENTRY_BYTES
 
 
 class Assembler:
@@ -95,16 +95,22 @@ class Assembler:
         """Memory reserved now."""
         return self._used
 
-    def add(self, source: str, chunk: bytes, now_ns: int) -> Assembled | None:
+    def add(self, source: str, chunk: bytes, now_ns: int, preamble: Preamble | None = None) -> Assembled | None:
         """Takes a chunk; returns its object when that was the last one.
 
         None may also mean that there was no memory (`refused`): to the sender this is a chunk lost on the way.
+
+        Args:
+            source: who sent it.
+            chunk: the chunk.
+            now_ns: monotonic time.
+            preamble: what `Preamble.parse` gave for it, where somebody has looked already.
 
         Raises:
             WireFormatError: the chunk is damaged, contradicts an earlier one, or its object can never fit; or the
                 object is complete and has the wrong digest, in which case all of it was dropped.
         """
-        preamble = Preamble.parse(chunk)
+        preamble = preamble or Preamble.parse(chunk)
         partial_object = self._sources.get(source, OrderedDict()).get(preamble.key)
         if partial_object is None:
             partial_object = self._reserve(source, preamble, now_ns)
@@ -142,7 +148,10 @@ class Assembler:
         cost = _cost(preamble)
         if cost > min(self._quota, self._total_quota):
             limit = min(self._quota, self._total_quota)
-            raise WireFormatError(f"{preamble.kind} of {preamble.total} bytes; at most {limit} are allowed")
+            raise WireFormatError(
+                f"{preamble.kind} of {preamble.total} bytes in {preamble.count} chunks; at most {limit} are allowed,"
+                f" {_CHUNK_BYTES} of them for every chunk"
+            )
         mine = self._sources.setdefault(source, OrderedDict())
         while mine and sum(entry.cost for entry in mine.values()) + cost > self._quota:
             self._drop(source, next(iter(mine.values())))
@@ -153,7 +162,7 @@ class Assembler:
                 self._sources.pop(source, None)
             return None
         self._used += cost
-        entry = _Partial(preamble, bytearray(preamble.total), bytearray(preamble.count), preamble.count, now_ns)
+        entry = _Partial(preamble, [None] * preamble.count, preamble.count, now_ns)
         self._sources.setdefault(source, mine)[preamble.key] = entry
         return entry
 
@@ -170,7 +179,8 @@ class Assembler:
         first = entry.first
         if entry.state.hexdigest() != first.digest:
             raise WireFormatError(f"{first.kind} of {first.total} bytes: wrong digest; send it again from the start")
-        return Assembled(source, first.kind, first.key, first.digest, bytes(entry.data))
+        whole = b"".join(payload for payload in entry.payloads if payload is not None)
+        return Assembled(source, first.kind, first.key, first.digest, whole)
 
 
 def _check_same(first: Preamble, other: Preamble) -> None:
@@ -181,22 +191,20 @@ def _check_same(first: Preamble, other: Preamble) -> None:
 
 
 def _place(entry: _Partial, preamble: Preamble, payload: memoryview) -> None:
-    start = preamble.number * preamble.stride
-    if entry.seen[preamble.number]:
-        if entry.data[start : start + len(payload)] != payload:
+    before = entry.payloads[preamble.number]
+    if before is not None:
+        if before != payload:
             raise WireFormatError(f"chunk {preamble.number}: came twice with different contents")
         return
-    entry.data[start : start + len(payload)] = payload
-    entry.seen[preamble.number] = 1
+    entry.payloads[preamble.number] = payload
     entry.left -= 1
-    stop = entry.seen.find(0, entry.hashed)
-    stop = preamble.count if stop < 0 else stop
-    entry.state.update(memoryview(entry.data)[entry.hashed * preamble.stride : stop * preamble.stride])
-    entry.hashed = stop
+    while entry.hashed < preamble.count and (ready := entry.payloads[entry.hashed]) is not None:
+        entry.state.update(ready)
+        entry.hashed += 1
 
 
 def _missing(entry: _Partial) -> tuple[int, ...]:
-    return tuple(number for number, seen in enumerate(entry.seen) if not seen)
+    return tuple(number for number, payload in enumerate(entry.payloads) if payload is None)
 
 
 def join(chunks: Iterable[bytes]) -> bytes:

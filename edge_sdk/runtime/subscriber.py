@@ -220,7 +220,7 @@ class Subscriber:
             if found.key != key:
                 return None
             seen.add(found.number)
-            done = _assemble(assembler, "slot", item.data, self._clock.now_ns())
+            done = _assemble(assembler, "slot", item.data, self._clock.now_ns(), found)
             if done is not None:
                 return done
         return b""
@@ -242,7 +242,7 @@ class Subscriber:
                 if found is None or found.key not in keys:
                     continue
                 key = found.key
-                data = _assemble(assembler, "reply", item.data, self._clock.now_ns())
+                data = _assemble(assembler, "reply", item.data, self._clock.now_ns(), found)
                 if data is not None:
                     return data
 
@@ -256,9 +256,11 @@ class Subscriber:
             return None
 
 
-def _assemble(assembler: chunks.Assembler, source: str, chunk: bytes, now_ns: int) -> bytes | None:
+def _assemble(
+    assembler: chunks.Assembler, source: str, chunk: bytes, now_ns: int, preamble: chunks.Preamble
+) -> bytes | None:  # fmt: skip
     try:
-        done = assembler.add(source, chunk, now_ns)
+        done = assembler.add(source, chunk, now_ns, preamble)
     except WireFormatError as error:
         log.warning("a model that cannot be put together, it is fetched again: %s", error)
         return None

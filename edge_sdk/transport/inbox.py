@@ -75,7 +75,7 @@ class Inbox(AsyncIterator[TransportEvent]):
 
     async def __anext__(self) -> TransportEvent:
         """Returns the next event when it is due; StopAsyncIteration after `close`."""
-        while not self._items or self._wait_s() > 0:
+        while not self._items or self._items[0][0] > self._clock.now_ns():
             if self._closed and not self._items:
                 raise StopAsyncIteration
             await self._changed()

@@ -249,8 +249,9 @@ class MemoryTransport(Transport):
             await self._pass(arrival_ns, broken, topic)
             self._broker.route(message, retain=retain)
             again = self._lost()
-            wait_s = 0.0 if self._link is None else self._link.resend_s if again else self._link.latency_s
-            await self._pass(self._clock.now_ns() + round(wait_s * NS), broken, topic)
+            if self._link is not None:
+                wait_s = self._link.resend_s if again else self._link.latency_s
+                await self._pass(self._clock.now_ns() + round(wait_s * NS), broken, topic)
 
     def events(self) -> AsyncIterator[TransportEvent]:
         """Yields what happened, in order; ends after aclose()."""

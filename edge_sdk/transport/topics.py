@@ -126,30 +126,40 @@ class Topics:
         """What a device listens to, besides the model chunks it lacks."""
         return (self.spec, self.head, self.task(device), self.reply(device), self.label(device))
 
-    @lru_cache(maxsize=1024)  # noqa: B019  topics are few and come again; equal federations share an entry
     def parse(self, topic: str) -> Parsed:
         """Takes a topic of this federation apart.
 
         Raises:
             WireFormatError: it is none.
         """
-        head, tail = topic[: len(self.root) + 1], topic[len(self.root) + 1 :].split("/")
-        if head == self.root + "/":
-            if tail == ["spec"]:
-                return Parsed("spec")
-            if tail == ["model", "head"]:
-                return Parsed("head")
-            if len(tail) == 3 and tail[0] == "model" and _number(tail[1]) and _number(tail[2]):
-                return Parsed("model", slot=int(tail[1]), chunk=int(tail[2]))
-            if len(tail) == 3 and tail[0] == "device" and tail[2] in _DEVICE_KINDS and _IDENTIFIER.match(tail[1]):
-                return Parsed(tail[2], device=tail[1])
-        raise WireFormatError(f"not a topic of federation {self.federation!r}: {topic[:200]!r}")
+        return _parse(self.federation, topic)
 
     def _device(self, device: str, kind: str) -> str:
-        return f"{self.root}/device/{identifier('a device id', device)}/{kind}"
+        return _of_device(self.federation, device, kind)
 
     def _every(self, kind: str) -> str:
         return f"{self.root}/device/+/{kind}"
+
+
+@lru_cache(maxsize=4096)  # topics are few and come again
+def _of_device(federation: str, device: str, kind: str) -> str:
+    return f"{Topics(federation).root}/device/{identifier('a device id', device)}/{kind}"
+
+
+@lru_cache(maxsize=4096)
+def _parse(federation: str, topic: str) -> Parsed:
+    root = Topics(federation).root + "/"
+    if topic.startswith(root):
+        tail = topic[len(root) :].split("/")
+        if tail == ["spec"]:
+            return Parsed("spec")
+        if tail == ["model", "head"]:
+            return Parsed("head")
+        if len(tail) == 3 and tail[0] == "model" and _number(tail[1]) and _number(tail[2]):
+            return Parsed("model", slot=int(tail[1]), chunk=int(tail[2]))
+        if len(tail) == 3 and tail[0] == "device" and tail[2] in _DEVICE_KINDS and _IDENTIFIER.match(tail[1]):
+            return Parsed(tail[2], device=tail[1])
+    raise WireFormatError(f"not a topic of federation {federation!r}: {topic[:200]!r}")
 
 
 def _number(text: str) -> bool:
@@ -182,7 +192,7 @@ def check_filter(topic_filter: str) -> None:
 
 def check_topic(topic: str) -> None:
     """ValueError unless something can be published there."""
-    if not topic or any(mark in topic for mark in "+#\0"):
+    if not topic or "+" in topic or "#" in topic or "\0" in topic:
         raise ValueError(f"not an MQTT topic to publish to: {topic!r}")
 
 

@@ -201,7 +201,7 @@ def test_an_enormous_but_consistent_object_takes_no_memory() -> None:
     with pytest.raises(WireFormatError, match="at most"):
         assembler.add("d", lie, 0)
     for source in range(100):  # within its quota each, together far beyond the total
-        assembler.add(f"d{source}", forge(forge(PIECES[0], 28, "I", 900), 32, "Q", 900 * 1024), 0)
+        assembler.add(f"d{source}", forge(forge(PIECES[0], 28, "I", 700), 32, "Q", 700 * 1024), 0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert assembler.used_bytes <= 16 * MEGA
