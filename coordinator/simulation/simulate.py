@@ -20,6 +20,7 @@ from coordinator.config import (
     PublishConfig,
     ScheduleConfig,
     StopConfig,
+    StoreConfig,
 )  # fmt: skip
 from coordinator.evaluate import Evaluation, evaluate, unimodal, without
 from coordinator.events import Evaluated, Published, RoundClosed, UpdateApplied, UpdateRejected
@@ -51,6 +52,7 @@ from edge_sdk.transport.inbox import Traffic
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 
 COORDINATOR = "coordinator"
+NEVER = 10**9  # updates
 TRACES = 200  # at most about so many points of rates and figures in a report
 
 
@@ -202,12 +204,13 @@ class Simulation:
                 seed=world.seed,
                 min_devices=world.devices,
             ),
-            publish=PublishConfig(every_updates=1, min_interval_s=0.0, min_hold_s=0.0, patience_s=0.0),
+            store=StoreConfig(checkpoint_every=NEVER),
+            publish=PublishConfig(every_updates=1, min_interval_s=0.0, min_hold_s=0.0, patience_s=0.0, versions=1),
             evaluate=EvaluateConfig(every_updates=world.evaluate_every, running_mean=world.running_mean),
             stop=StopConfig(updates=world.updates),
             admission=AdmissionConfig(enrolment="open"),
         )
-        store = MemoryStore(lineage=f"{derive(world.seed, 'lineage'):032x}")
+        store = MemoryStore(keep="nothing", lineage=f"{derive(world.seed, 'lineage'):032x}")
         if world.online is not None:
             record.keep = lambda out: store.tensors(VersionId(store.lineage, out.version, out.digest))
         return Coordinator(

@@ -32,7 +32,8 @@ class MemoryStore(Store):
     """Keeps everything in this process.
 
     Args:
-        keep: "recovery" | "audit" | "all".
+        keep: "recovery" | "audit" | "all", or "nothing" for a run that nobody takes up again: updates and checkpoints
+            are forgotten at once, and only versions in use are held.
         devices: enrolled devices.
         lineage: None draws one.
     """
@@ -44,6 +45,7 @@ class MemoryStore(Store):
         self._about: About | None = None
         self._taken = False
         self._entries: dict[int, Entry | RoundEntry] = {}
+        self._bases: dict[int, int] = {}  # version of an entry that has its body → what that is against
         self._round: OpenRound | None = None
         self._received: dict[tuple[str, str], Received] = {}  # (kind, device) → of the open round
         self._checkpoints: dict[int, Checkpoint] = {}
@@ -95,7 +97,7 @@ class MemoryStore(Store):
     def commit(self, entry: Entry) -> None:
         if entry.version in self._entries:
             raise StoreError(f"version {entry.version} was made already")
-        self._entries[entry.version] = entry
+        self._keep_entry(entry.version, entry)
         self._norms = [*self._norms[-100:], entry.norm]
         self._answered(entry)
 
@@ -116,12 +118,14 @@ class MemoryStore(Store):
     def commit_round(self, entry: RoundEntry) -> None:
         if entry.version in self._entries:
             raise StoreError(f"version {entry.version} was made already")
-        self._entries[entry.version] = replace(entry, members=self._of_stage("train"))
+        self._keep_entry(entry.version, replace(entry, members=self._of_stage("train")))
         self._norms = [*self._norms[-100:], statistics.median(member.norm for member in entry.members)]
         self._received.clear()
         self._round = None
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
+        if self._keep == "nothing":
+            return
         self._checkpoints[checkpoint.number] = _own(checkpoint)
         if self._keep == "all":
             return
@@ -132,10 +136,18 @@ class MemoryStore(Store):
     def _forget(self, until: int) -> None:
         """Drops bodies (audit) or whole entries (recovery) up to a version."""
         for number in [n for n in self._entries if n <= until]:
+            self._bases.pop(number, None)
             if self._keep == "audit":
                 self._entries[number] = _without_bodies(self._entries[number])
             else:
                 del self._entries[number]
+
+    def _keep_entry(self, number: int, entry: Entry | RoundEntry) -> None:
+        if self._keep == "nothing":
+            return
+        self._entries[number] = entry
+        if _has_body(entry):
+            self._bases[number] = entry.base.number
 
     def open_tasks(self, tasks: tuple[OpenTask, ...], stage: OpenRound | None = None) -> None:
         if stage is not None:
@@ -175,7 +187,7 @@ class MemoryStore(Store):
         if self._keep == "all":
             return frozenset(self._versions), False
         always = frozenset(sorted(self._versions)[-newest:])
-        journal = frozenset(e.base.number for e in self._entries.values() if _has_body(e))
+        journal = frozenset(self._bases.values())
         journal |= frozenset(r.base.number for r in self._received.values())
         for number in self._versions.keys() - always - keep - journal:
             del self._versions[number]

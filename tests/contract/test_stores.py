@@ -218,6 +218,20 @@ def test_pruning_keeps_the_newest_the_named_and_what_the_journal_needs(make: Mak
     assert [v.id.number for v in again(make).journal().versions] == [2, 4, 6, 7]
 
 
+def test_a_run_that_nobody_takes_up_again_holds_what_is_in_use_and_no_more() -> None:
+    store = MemoryStore(keep="nothing")
+    store.open()
+    store.create(ABOUT, checkpoint(0))
+    for number in range(1, 21):
+        store.commit(entry(number, based_on=number - 1))
+        store.save_version(stored(number), tensors(number), b"x" * 10)
+        store.checkpoint(checkpoint(number))
+    assert list(store.entries(0)) == []
+    assert store.newest_checkpoint().number == 0
+    assert store.prune(frozenset({7}), newest=1, budget_bytes=10**9) == (frozenset({7, 20}), False)
+    assert store.journal().sequences == {("d1", 2**64 - 1): 19}  # replies are repeated all the same
+
+
 def test_pruning_over_budget_drops_what_is_only_named_and_says_when_the_journal_is_in_the_way(make: Make) -> None:
     store = fresh(make)
     _publish(store, 8)
