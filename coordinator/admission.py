@@ -171,12 +171,12 @@ class Admission:
             raise UpdateRejected(Reason.RATE, f"more than {per_minute:g} updates a minute")
         self._buckets[device] = (tokens - 1, now_ns)
 
-    def check_base(self, base: VersionId, held: Mapping[int, VersionId], *, lineage: str, number: int) -> int:
+    def check_base(self, base: VersionId, held: VersionId | None, *, lineage: str, number: int) -> int:
         """Returns the staleness of an update from this base.
 
         Args:
             base: what the update says.
-            held: number → version, of those that can be mixed against.
+            held: the version with its number that can be mixed against; None: there is none any more.
             lineage: of this store.
             number: of the model now.
         """
@@ -187,9 +187,9 @@ class Admission:
                 raise UpdateRejected(Reason.ROLLED_BACK_BASE, f"version {base.number} was undone by {rollback.made}")
         if base.number > number:
             raise UpdateRejected(Reason.UNKNOWN_BASE, f"version {base.number} does not exist; the newest is {number}")
-        if base.number not in held:
+        if held is None:
             raise UpdateRejected(Reason.BASE_EXPIRED, f"version {base.number} is not held any more")
-        if held[base.number] != base:
+        if held != base:
             raise UpdateRejected(Reason.UNKNOWN_BASE, f"version {base.number} has another digest")
         staleness = number - base.number
         if 0 < self._config.max_staleness < staleness:

@@ -88,10 +88,10 @@ class Publisher:
             if stored.acc is not None and not undone and (self.best is None or stored.acc > (self.best.acc or 0.0)):
                 self.best = stored
 
-    @property
-    def held(self) -> dict[int, VersionId]:
-        """Versions that updates may be based on, by number."""
-        return {number: stored.id for number, stored in self._held.items()}
+    def held(self, number: int) -> VersionId | None:
+        """Returns the version with this number if updates may still be based on it."""
+        stored = self._held.get(number)
+        return None if stored is None else stored.id
 
     def stored(self, version: VersionId) -> Stored | None:
         """Returns a held version."""

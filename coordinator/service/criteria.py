@@ -33,12 +33,13 @@ class Criteria:
         """Returns the criterion that is met, "" if none is."""
         stop = self._config
         seconds = (self._clock.now_ns() - self._start_ns) / NS
-        reached = {
-            f"{stop.updates} updates": 0 < stop.updates <= updates,
-            f"{stop.seconds:g} s": 0 < stop.seconds <= seconds,
-            f"no gain in {stop.plateau} evaluations": 0 < stop.plateau <= self._without_gain,
-        }
-        return next((name for name, is_met in reached.items() if is_met), "")
+        if 0 < stop.updates <= updates:
+            return f"{stop.updates} updates"
+        if 0 < stop.seconds <= seconds:
+            return f"{stop.seconds:g} s"
+        if 0 < stop.plateau <= self._without_gain:
+            return f"no gain in {stop.plateau} evaluations"
+        return ""
 
     @property
     def due_ns(self) -> int | None:

@@ -109,7 +109,7 @@ class Updates:
         member, task = self._fleet.member(done.source), self._desk.scheduler.task(header.task)
         admission.check_header(header)
         staleness = admission.check_base(
-            header.base, self._publisher.held, lineage=self._store.lineage, number=ledger.number
+            header.base, self._publisher.held(header.base.number), lineage=self._store.lineage, number=ledger.number
         )
         task = admission.check_task(header, task, now_ns=self._clock.now_ns())
         base = await self._base(header.base)

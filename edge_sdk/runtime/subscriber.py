@@ -79,7 +79,8 @@ class Subscriber:
     def announced(self, head: Head) -> None:
         """Takes a head from the wire."""
         self.head = head
-        if self._heads and self._heads[-1].newest.id == head.newest.id:
+        before, newest = self._heads[-1].newest.id if self._heads else None, head.newest.id
+        if before is not None and before.number == newest.number and before == newest:
             self._heads.pop()
         self._heads.append(head)
         if self._held:
@@ -174,7 +175,7 @@ class Subscriber:
                 base = frame.tensors
             chain = self._chains.get(header.chain) or codec.Chain(header.chain, self._layout())
             self._chains[header.chain] = chain
-            return await self._compute.run(SHORT, 0, chain.decode_model, data, base)
+            return await self._compute.run(SHORT, 0, chain.decode_model, data, base, verified=True)  # by the assembler
         except CodecError as error:
             log.warning("%s: version %d: %s", self._link.device, wanted.number, error)
             return None

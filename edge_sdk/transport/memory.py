@@ -82,13 +82,12 @@ class MemoryBroker:
         if self._members.get(member.client_id) is member:
             del self._members[member.client_id]
 
-    def route(self, message: Message, *, retain: bool) -> None:
-        """Delivers a message that has reached the broker to all that subscribe to it."""
+    def route(self, message: Message, size: int, *, retain: bool) -> None:
+        """Delivers a message of `size` bytes that has reached the broker to all that subscribe to it."""
         if retain and message.payload:
             self.retained[message.topic] = message.payload
         elif retain:
             self.retained.pop(message.topic, None)
-        size = packet_bytes(message.topic, message.payload)
         for member in [m for m in self._subscribers(message.topic) if m.connected]:
             member.deliver(message, size)
 
@@ -247,7 +246,7 @@ class MemoryTransport(Transport):
         while again:  # a copy more for every acknowledgement that is lost
             arrival_ns = self._send(size)
             await self._pass(arrival_ns, broken, topic)
-            self._broker.route(message, retain=retain)
+            self._broker.route(message, size, retain=retain)
             again = self._lost()
             if self._link is not None:
                 wait_s = self._link.resend_s if again else self._link.latency_s
@@ -277,7 +276,7 @@ class MemoryTransport(Transport):
         self._inbox.put(Disconnected(reason))
         if publish_will and self._will is not None:
             topic, payload, retain = self._will
-            self._broker.route(Message(topic, payload), retain=retain)
+            self._broker.route(Message(topic, payload), packet_bytes(topic, payload), retain=retain)
 
     def defer(self, *topics: str) -> None:
         """Lets messages to these topics wait for the next event of another kind."""
@@ -289,14 +288,17 @@ class MemoryTransport(Transport):
 
     def deliver(self, message: Message, size: int) -> None:
         """Called by the broker: sends a message of `size` bytes down the link."""
-        for _ in range(2 if self._link is not None and self._lost() else 1):  # twice: its PUBACK was lost
-            due_ns = 0
-            if self._link is not None:
-                self._down_free_ns = self._transmit(self._down_free_ns, size, self._link.down_bytes_per_s)
-                due_ns = self._down_free_ns + round(self._link.latency_s * NS)
-            self.traffic.bytes_down += size
-            self.traffic.messages_down += 1
-            self._inbox.put(message, due_ns, deferred=message.topic in self._deferred)
+        if self._link is None:
+            self._receive(message, size, 0)
+            return
+        for _ in range(2 if self._lost() else 1):  # twice: its PUBACK was lost
+            self._down_free_ns = self._transmit(self._down_free_ns, size, self._link.down_bytes_per_s)
+            self._receive(message, size, self._down_free_ns + round(self._link.latency_s * NS))
+
+    def _receive(self, message: Message, size: int, due_ns: int) -> None:
+        self.traffic.bytes_down += size
+        self.traffic.messages_down += 1
+        self._inbox.put(message, due_ns, deferred=message.topic in self._deferred)
 
     def _deliver_retained(self, filters: tuple[str, ...]) -> None:
         for message in self._broker.kept(filters):
