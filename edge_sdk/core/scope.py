@@ -83,6 +83,7 @@ class Deadline(Scope):
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None  # it holds our context, and that this scope
         others = self._leave()
         if self._interrupted and kind is asyncio.CancelledError and not others:
             raise TimeoutError(f"took longer than {self._delay_s:g} s") from error

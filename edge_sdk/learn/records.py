@@ -173,7 +173,8 @@ class Samples:
 
     def batch(self, rows: torch.Tensor) -> Batch:
         """Returns these rows as a batch."""
-        return Batch({m: a[rows] for m, a in self.x.items()}, self.y[rows], self.mask[rows], rows)
+        x = {m: a.index_select(0, rows) for m, a in self.x.items()}  # half the time of a[rows] for windows and images
+        return Batch(x, self.y[rows], self.mask[rows], rows)
 
 
 @dataclass(slots=True)

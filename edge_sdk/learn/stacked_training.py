@@ -177,7 +177,7 @@ class _Data:
         """Returns x, y, mask and rows of a batch, (k, B, …) each, for the row numbers (k, B) of some devices (k,)."""
         rows = rows.to(self._y.device)
         places, flat = rows.shape, (rows + self._first[list(members)]).flatten()
-        x = {m: a[flat].view(*places, *a.shape[1:]) for m, a in self._x.items()}
+        x = {m: a.index_select(0, flat).view(*places, *a.shape[1:]) for m, a in self._x.items()}
         return x, self._y[flat].view(places), self._mask[flat].view(*places, -1), rows
 
 
