@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, cast
@@ -40,7 +40,7 @@ from edge_sdk.core.compute import ModelledCompute, Stacking
 from edge_sdk.core.config import DeviceConfig, DeviceSection, InferenceConfig, SensorConfig
 from edge_sdk.core.errors import DataError
 from edge_sdk.core.interfaces import RoundSource, Transport
-from edge_sdk.core.records import Dataset, ModelTensors, VersionId
+from edge_sdk.core.records import Dataset, Int64, ModelTensors, VersionId
 from edge_sdk.core.spec import FederationSpec
 from edge_sdk.learn.local_training import single_thread
 from edge_sdk.learn.seeds import derive
@@ -229,19 +229,12 @@ class Simulation:
         return [f"device-{number:0{width}}" for number in range(self.world.devices)]
 
     def _devices(self, links: Mapping[str, Transport], clock: Clock, compute: ModelledCompute) -> dict[str, Device]:
-        world = self.world
-        incomplete = ownership.case_of(world.ownership).incomplete
-        members = {}
-        for number, (name, data) in enumerate(zip(links, self._owned(), strict=True)):
-            rounds: RoundSource = ScriptedSource(
-                data, world.profile, clock, seed=world.seed, device=number, incomplete=incomplete
-            )
-            if world.online is not None:
-                rounds = OnlineSource(data, world.online, world.profile, clock, seed=world.seed, device=number)
+        world, members = self.world, {}
+        for number, (name, (rounds, owned)) in enumerate(zip(links, self._sources(clock), strict=True)):
             config = DeviceConfig(
                 device=DeviceSection(id=name, federation=self.spec.name, seed=world.seed),
                 inference=InferenceConfig(enabled=False),
-                sensors={m: SensorConfig(driver="scripted") for m in data.modalities if data.has[m].any()},
+                sensors={m: SensorConfig(driver="scripted") for m in owned},
             )
             members[name] = Device(
                 config, transport=links[name], clock=clock, compute=compute, rounds=rounds,
@@ -250,11 +243,35 @@ class Simulation:
             )  # fmt: skip
         return members
 
+    def _sources(self, clock: Clock) -> Iterator[tuple[RoundSource, tuple[str, ...]]]:
+        """Yields where the rounds of every device come from, and which modalities it has."""
+        world, train, case = self.world, self.data.train, ownership.case_of(self.world.ownership)
+        if world.online is None and case.whole == 1.0:
+            for number, rows in enumerate(self._parts()):
+                owned = tuple(m for m, has in train.has.items() if has[rows].any())
+                yield self._scripted(train, clock, number, rows), owned
+            return
+        for number, data in enumerate(self._owned()):
+            owned = tuple(m for m, has in data.has.items() if has.any())
+            if world.online is None:
+                yield self._scripted(data, clock, number, None), owned
+            else:
+                yield OnlineSource(data, world.online, world.profile, clock, seed=world.seed, device=number), owned
+
+    def _scripted(self, data: Dataset, clock: Clock, number: int, rows: Int64 | None) -> ScriptedSource:
+        world, case = self.world, ownership.case_of(self.world.ownership)
+        return ScriptedSource(
+            data, world.profile, clock, seed=world.seed, device=number, incomplete=case.incomplete, rows=rows
+        )
+
+    def _parts(self) -> list[Int64]:
+        """Returns the numbers of the training rows of every device."""
+        return partition(self.data.train, self.world.devices, self.world.partition, self.world.seed)
+
     def _owned(self) -> list[Dataset]:
         """Returns the training rows of every device, with the modalities that it has."""
-        world, train = self.world, self.data.train
-        parts = partition(train, world.devices, world.partition, world.seed)
-        return ownership.apply([train.take(rows) for rows in parts], world.ownership, world.seed)
+        train = self.data.train
+        return ownership.apply([train.take(rows) for rows in self._parts()], self.world.ownership, self.world.seed)
 
     def _running(self, record: Record) -> Running | None:
         """Returns the losses round by round of an online world; a round is K updates of an asynchronous method."""

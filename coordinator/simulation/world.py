@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_sdk.core.clock import NS, Clock
 from edge_sdk.core.interfaces import RoundSet, RoundSource
-from edge_sdk.core.records import Arrival, Dataset, Float32, RoundData
+from edge_sdk.core.records import Arrival, Dataset, Float32, Int64, RoundData
 from edge_sdk.learn.records import PhaseJob
 
 from coordinator.simulation.profiles import WorldProfile  # isort: skip
@@ -110,25 +110,38 @@ def _cut(data: Dataset, modalities: tuple[str, ...], rows: np.ndarray | None) ->
 
 
 class ScriptedSource(RoundSource):
-    """The reservoir of a simulated device: its rows of the data set, arriving as the world says."""
+    """The reservoir of a simulated device: its rows of the data set, arriving as the world says.
+
+    Args:
+        data: the client's data, or all of the data set.
+        profile: when modalities arrive.
+        clock: what arrivals are timed on.
+        seed: of the world.
+        device: number of the device.
+        incomplete: what becomes of rows that lack some of the modalities asked for.
+        rows: those of `data` that are the client's, taken out for every round: an idle client holds no copy of them;
+            None: all.
+    """
 
     def __init__(
         self, data: Dataset, profile: WorldProfile, clock: Clock, *, seed: int, device: int,
-        incomplete: Incomplete = "drop",
+        incomplete: Incomplete = "drop", rows: Int64 | None = None,
     ) -> None:  # fmt: skip
         self._incomplete = incomplete
         self._data = data
+        self._rows = rows
         self._profile = profile
         self._clock = clock
         self._seed = seed
         self._device = device
 
     async def freeze(self, task_number: int, modalities: tuple[str, ...]) -> ScriptedRound:
+        data = self._data if self._rows is None else self._data.take(self._rows)
         arrivals = script(
-            self._data, self._profile, seed=self._seed, device=self._device, task=task_number, modalities=modalities
+            data, self._profile, seed=self._seed, device=self._device, task=task_number, modalities=modalities
         )
         return ScriptedRound(
-            self._data, arrivals, self._clock, self._incomplete, wait_limit_s=self._profile.arrivals.wait_limit_s
+            data, arrivals, self._clock, self._incomplete, wait_limit_s=self._profile.arrivals.wait_limit_s
         )
 
 

@@ -58,6 +58,24 @@ def test_a_round_delivers_its_script_in_virtual_time_and_then_says_that_nothing_
     assert both.indices.tolist() == list(range(10, 40))
 
 
+def test_a_client_with_rows_of_a_whole_set_is_the_client_that_has_them() -> None:
+    whole, rows = tri(), np.array([3, 17, 25])
+
+    async def main(clock: VirtualClock) -> list[tuple[list[Arrival | None], RoundData]]:
+        sources = [
+            ScriptedSource(whole, MBA, clock, seed=1, device=0, rows=rows),
+            ScriptedSource(whole.take(rows), MBA, clock, seed=1, device=0),
+        ]
+        sets = [await source.freeze(4, ("a", "b", "c")) for source in sources]
+        return [([await s.next_arrival() for _ in range(4)], s.data(("a", "b"))) for s in sets]
+
+    (arrivals, mine), (expected, alone) = run_virtual(main)
+    assert [a and (a.modality, a.count) for a in arrivals] == [a and (a.modality, a.count) for a in expected]
+    assert mine.indices.tolist() == alone.indices.tolist()
+    assert all(np.array_equal(mine.x[m], alone.x[m]) for m in ("a", "b"))
+    assert not np.shares_memory(mine.x["a"], whole.x["a"])
+
+
 def test_incomplete_rows_are_left_out_or_taken_with_what_they_have() -> None:
     data = tri()
     data.has["a"][5:15] = False  # rows 5 to 9 have neither
