@@ -239,12 +239,18 @@ def learned(job: PhaseJob) -> tuple[str, ...]:
 
 def set_modes(ctx: ClientContext, *, train: bool = True) -> None:
     """Only modules of the phase train; the others neither get gradients nor move running statistics."""
-    ctx.model.train(mode=False)
+    if ctx.model.training:
+        ctx.model.train(mode=False)
     learning = learned(ctx.job)
     for name in ctx.job.start:
-        ctx.model.module(name).requires_grad_(name in learning)
-    for name in learning:
-        ctx.model.module(name).train(train)
+        module, learns = ctx.model.module(name), name in learning
+        if any(
+            part.training is not (learns and train) for part in module.modules()
+        ):  # mostly as the last phase left it
+            module.train(learns and train)
+        for p in module.parameters():
+            if p.requires_grad is not learns:
+                p.requires_grad_(learns)
     ctx.own.train(train)
 
 

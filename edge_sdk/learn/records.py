@@ -54,6 +54,7 @@ class FusedModel(Protocol):
     """What rules may do with the model. Modules: "encoder.<m>", "fusion", and "head.<m>" and "gates" where needed."""
 
     modalities: tuple[str, ...]
+    training: bool
 
     def encode(
         self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = (), mask: torch.Tensor | None = None

@@ -59,10 +59,15 @@ class FusedModel(nn.Module):
 
     def module(self, name: str) -> nn.Module:
         """Returns a module by its name in the federation's layout."""
-        modules = self.named()
-        if name not in modules:
-            raise ConfigError(f"the model has no module {name!r}; it has {', '.join(modules)}")
-        return modules[name]
+        kind, _, m = name.partition(".")
+        modules = {"encoder": self.encoders, "head": self.heads}.get(kind)
+        if modules is not None and f"{kind}_{m}" in modules:
+            return modules[f"{kind}_{m}"]
+        if name == "fusion":
+            return self.fusion
+        if name == "gates" and self.gates is not None:
+            return self.gates
+        raise ConfigError(f"the model has no module {name!r}; it has {', '.join(self.named())}")
 
     def encode(
         self, x: Mapping[str, torch.Tensor], only: tuple[str, ...] = (), mask: torch.Tensor | None = None
