@@ -2,11 +2,11 @@
 
 The world: two modalities, 1-D CNN, 32 clients of 64 samples, 8 of them busy at a time, 5 epochs of batches of 32 under
 FedAsync with the codec off, one torch thread per process. Everything that a run has is there: coordinator, admission,
-journal, versions, chunks, virtual clock. The bare loop loads the global model, trains and mixes, client after client,
-with `torch.optim.SGD`. It does one client after every update of the simulation with one worker, in CPU time, so that
-both meet the same machine: on a busy one wall time says how often the core was lost, and CPU time changes by half from
-one minute to the next. Two workers can only be measured in wall time, beside one worker in the next run; the time runs
-from the 40th update to the last, so that starting the processes does not count.
+versions, chunks, virtual clock. The bare loop loads the global model, trains and mixes, client after client, with
+`torch.optim.SGD`. It does one client after every update of the simulation with one worker, in CPU time, so that both
+meet the same machine; once more with `--stack auto`. On a busy machine wall time says how often the core was lost, and
+CPU time changes by half from one minute to the next. Two workers can only be measured in wall time, beside one worker
+in the next run; the time runs from the 40th update to the last, so that starting the processes does not count.
 
 `python -m tests.bench.bench_simulation --devices 1000 --updates 10000` runs one large fleet and prints time and memory;
 `make bench` does it with fewer updates, in processes of their own.
@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from coordinator.preparation import Split, spec_of
+from coordinator.simulation import stacking
 from coordinator.simulation.profiles import ARRIVALS, Board, WorldProfile
 from coordinator.simulation.simulate import Simulation, World
 from edge_sdk.core.records import Dataset
@@ -62,23 +63,36 @@ def run() -> list[dict[str, Any]]:
 
 def _beside_a_bare_loop() -> list[dict[str, Any]]:
     spec, data = federation(DEVICES)
-    ratios, cpu_ms, gains, rates = [], [], [], []
+    alone, stacked, gains, rates = [], [], [], []
     for _ in range(PAIRS):
-        beside = Beside(Bare(spec, data.train).step)
-        Simulation(spec, data, World(**_world(), workers=1), progress=beside).run()
-        cpu_ms.append(1e3 * sum(beside.simulated[WARM:]) / (UPDATES - WARM))
-        ratios.append(sum(beside.bare[WARM:]) / sum(beside.simulated[WARM:]))
+        alone.append(_beside(spec, data, World(**_world(), workers=1)))
+        stacked.append(_beside(spec, data, World(**_world(), workers=1, stack=stacking.size("auto", spec))))
         one, two = (_wall_s(spec, data, World(**_world(), workers=workers)) for workers in (1, 2))
         rates.append(1 / two)
         gains.append(one / two)
-    bare = "bare torch loop, same steps, CPU time; at least 0.9"
+    rows = [
+        ("simulation.one_worker", alone, "bare torch loop, same steps, CPU time; at least 0.9"),
+        ("simulation.one_worker_stacked", stacked, "the same loop, with --stack auto"),
+    ]
     return [
-        _row("simulation.one_worker", statistics.median(cpu_ms), "ms/update", bare, statistics.median(ratios)),
+        *(_row(name, _median(runs, 0), "ms/update", reference, _median(runs, 1)) for name, runs, reference in rows),
         _row(
             "simulation.two_workers", statistics.median(rates), "updates/s", "one worker; at least 1.7",
             statistics.median(gains),
         ),
     ]  # fmt: skip
+
+
+def _median(runs: list[tuple[float, float]], column: int) -> float:
+    return statistics.median(run[column] for run in runs)
+
+
+def _beside(spec: FederationSpec, data: Split, world: World) -> tuple[float, float]:
+    """Returns CPU milliseconds per update, and the bare loop's time over the simulation's."""
+    beside = Beside(Bare(spec, data.train).step)
+    Simulation(spec, data, world, progress=beside).run()
+    simulated, bare = sum(beside.simulated[WARM:]), sum(beside.bare[WARM:])
+    return 1e3 * simulated / (UPDATES - WARM), bare / simulated
 
 
 def _world() -> dict[str, Any]:
