@@ -66,7 +66,6 @@ class Chain:
         parsed = parse_steps(text)
         self._reference = parsed.reference
         self._body = BodyCodec(parsed, layout)
-        self._exact = parsed.reference is None and parsed.tensor.lossless  # what comes out is what went in, bit by bit
 
     @property
     def is_delta(self) -> bool:
@@ -177,7 +176,7 @@ class Chain:
         return self.seal_model(encoded, version.id, version.extras)
 
     def decode_model(
-        self, data: bytes, base: ModelTensors | None = None, limits: Limits = DEFAULT_LIMITS, *, verified: bool = False
+        self, data: bytes, base: ModelTensors | None = None, limits: Limits = DEFAULT_LIMITS
     ) -> ModelVersion:
         """Returns the version that some bytes describe; the digest of its tensors was verified.
 
@@ -185,8 +184,6 @@ class Chain:
             data: the object.
             base: tensors of `peek_model(data).base`, for a delta.
             limits: what to take at most.
-            verified: the object has the digest that its head names. A chain that changes no bit then leaves nothing to
-                verify; others compute, and two machines may round differently.
         """
         header, rest = headers.unframe(data, ModelHeader, headers.MODEL_MAGIC, limits)
         self._check_chain(header.chain)
@@ -201,7 +198,7 @@ class Chain:
         if base is not None and self.is_delta:
             params = self._restore({name: s.params for name, s in tensors.items()}, base)
             tensors = {name: Segments(params[name], s.stats, s.counters) for name, s in tensors.items()}
-        if not (verified and self._exact) and wire.tensors_digest(tensors) != header.id.digest:
+        if wire.tensors_digest(tensors) != header.id.digest:
             raise WireFormatError(f"version {header.id.number}: wrong digest; fetch it again, with its own base")
         return ModelVersion(header.id, tensors, headers.read_arrays(header.extras, tail))
 

@@ -244,10 +244,9 @@ def set_modes(ctx: ClientContext, *, train: bool = True) -> None:
     learning = learned(ctx.job)
     for name in ctx.job.start:
         module, learns = ctx.model.module(name), name in learning
-        if any(
-            part.training is not (learns and train) for part in module.modules()
-        ):  # mostly as the last phase left it
-            module.train(learns and train)
+        mode = learns and train  # mostly what the last phase left
+        if any(part.training is not mode for part in module.modules()):
+            module.train(mode)
         for p in module.parameters():
             if p.requires_grad is not learns:
                 p.requires_grad_(learns)

@@ -175,7 +175,7 @@ class Subscriber:
                 base = frame.tensors
             chain = self._chains.get(header.chain) or codec.Chain(header.chain, self._layout())
             self._chains[header.chain] = chain
-            return await self._compute.run(SHORT, 0, chain.decode_model, data, base, verified=True)  # by the assembler
+            return await self._compute.run(SHORT, 0, chain.decode_model, data, base)
         except CodecError as error:
             log.warning("%s: version %d: %s", self._link.device, wanted.number, error)
             return None

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_sdk.codecs import wire
@@ -15,6 +16,7 @@ from edge_sdk.core.compute import InlineCompute, ModelledCompute
 from edge_sdk.core.config import BrokerConfig
 from edge_sdk.core.errors import StoreError
 from edge_sdk.core.messages import Fetch, Reply
+from edge_sdk.core.records import Segments, VersionId
 from edge_sdk.runtime.device import Device, last_will
 from edge_sdk.runtime.events import (
     ModelFetched,
@@ -147,6 +149,35 @@ def test_slot_is_overwritten_while_a_slow_device_fetches() -> None:
     assert w.of(ModelFetched)[0].lost_races == 2
     assert [m.want for m in w.office.heard if isinstance(m, Fetch)].count("model") == 1
     assert w.office.updates[0].base.number == 0
+
+
+def test_a_version_with_other_tensors_than_its_name_says_is_not_trained_from(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(clock: VirtualClock) -> World:
+        w = world(clock, tasks=1)
+        seal = w.office.seal
+
+        def forge() -> VersionId:
+            version = seal()
+            _, slot = w.office.versions[version]
+            other = {
+                name: Segments(s.params + np.float32(1), s.stats, s.counters) for name, s in w.office.tensors.items()
+            }
+            encoded = w.office.down.roundtrip_model(other)
+            w.office.versions[version] = w.office.down.seal_model(encoded, version), slot
+            return version
+
+        w.office.seal = forge  # type: ignore[method-assign]
+        async with clock.group() as group:
+            await start(w, group)
+            await w.until(lambda: bool(w.of(TaskAbandoned)))
+            group.cancel()
+        return w
+
+    with caplog.at_level(logging.WARNING):
+        w = run_virtual(main)
+    assert "wrong digest" in caplog.text
+    assert not w.of(ModelFetched)
+    assert not w.office.updates
 
 
 def test_a_base_that_is_gone_ends_the_task_and_another_is_asked_for() -> None:
