@@ -17,6 +17,7 @@ from edge_sdk.codecs.preamble import (
     MAX_COUNT,
     MIN_PAYLOAD,
     PREAMBLE_BYTES,
+    Chunk,
     Preamble,
     count_of,
     is_chunk,
@@ -75,6 +76,7 @@ class Assembler:
     """Puts objects together from chunks in any order, within fixed memory.
 
     The digest is computed as the beginning of the object grows, so that completing a large one does not stop the loop.
+    Chunks that were cut in this process and handed over as they are give the object itself back, without a digest.
     A finished object is forgotten: a chunk that comes again begins a new one, which completes or expires.
 
     Args:
@@ -177,9 +179,15 @@ class Assembler:
     def _finish(self, source: str, entry: _Partial) -> Assembled:
         self._drop(source, entry)
         first = entry.first
-        if entry.state.hexdigest() != first.digest:
-            raise WireFormatError(f"{first.kind} of {first.total} bytes: wrong digest; send it again from the start")
-        whole = b"".join(payload for payload in entry.payloads if payload is not None)
+        payloads = [payload for payload in entry.payloads if payload is not None]
+        whole = _cut_from(payloads)
+        if whole is None:
+            _hash(entry)
+            if entry.state.hexdigest() != first.digest:
+                raise WireFormatError(
+                    f"{first.kind} of {first.total} bytes: wrong digest; send it again from the start"
+                )
+            whole = b"".join(payloads)
         return Assembled(source, first.kind, first.key, first.digest, whole)
 
 
@@ -198,9 +206,21 @@ def _place(entry: _Partial, preamble: Preamble, payload: memoryview) -> None:
         return
     entry.payloads[preamble.number] = payload
     entry.left -= 1
-    while entry.hashed < preamble.count and (ready := entry.payloads[entry.hashed]) is not None:
+    if not isinstance(payload.obj, Chunk):
+        _hash(entry)
+
+
+def _hash(entry: _Partial) -> None:
+    """Takes the chunks that follow on those hashed before into the digest."""
+    while entry.hashed < len(entry.payloads) and (ready := entry.payloads[entry.hashed]) is not None:
         entry.state.update(ready)
         entry.hashed += 1
+
+
+def _cut_from(payloads: list[memoryview]) -> bytes | None:
+    """Returns the object that all of these chunks were cut from in this process; None: not all of them, or not one."""
+    whole = getattr(payloads[0].obj, "whole", None)
+    return whole if all(getattr(payload.obj, "whole", None) is whole for payload in payloads) else None
 
 
 def _missing(entry: _Partial) -> tuple[int, ...]:
@@ -224,6 +244,7 @@ __all__ = [
     "PREAMBLE_BYTES",
     "Assembled",
     "Assembler",
+    "Chunk",
     "Dropped",
     "Preamble",
     "count_of",

@@ -84,6 +84,8 @@ class Preamble:
     @staticmethod
     def parse(chunk: bytes) -> Preamble:
         """Returns the preamble of a whole chunk; WireFormatError unless length, numbers and CRC all agree."""
+        if isinstance(chunk, Chunk):
+            return chunk.preamble
         if not PREAMBLE_BYTES < len(chunk) <= MAX_CHUNK:
             raise WireFormatError(f"chunk: {len(chunk)} bytes, expected {PREAMBLE_BYTES + 1} to {MAX_CHUNK}")
         magic, protocol, kind, zero, key, number, count, total, digest, stride = _HEAD.unpack_from(chunk)
@@ -98,6 +100,23 @@ class Preamble:
         if _CRC.unpack_from(chunk, _HEAD.size)[0] != _crc(chunk[: _HEAD.size], memoryview(chunk)[PREAMBLE_BYTES:]):
             raise WireFormatError(f"chunk {number} of {count}: wrong CRC; it was damaged on the way")
         return preamble
+
+
+class Chunk(bytes):
+    """A chunk that `split` made in this process: it still knows what it says, and the object that it was cut from.
+
+    Bytes do not change, so a receiver that is handed this very chunk (a simulation's, a test's) has nothing to check
+    and nothing to put together. What comes over a network is plain bytes, and every bit of it is checked.
+    """
+
+    preamble: Preamble
+    whole: bytes
+
+    def __new__(cls, data: bytes, preamble: Preamble, whole: bytes) -> Chunk:
+        """Takes the bytes of the chunk, preamble included, what they say, and the whole object."""
+        chunk = super().__new__(cls, data)
+        chunk.preamble, chunk.whole = preamble, whole
+        return chunk
 
 
 def _check_numbers(p: Preamble, payload: int) -> None:
@@ -122,14 +141,14 @@ def count_of(size: int, chunk_bytes: int = MAX_CHUNK) -> int:
 
 
 def split(data: bytes, kind: str, key: bytes, *, chunk_bytes: int = MAX_CHUNK, digest: str = "") -> list[bytes]:
-    """Returns an object as chunks.
+    """Returns an object as chunks, each of them a `Chunk`.
 
     Args:
         data: the encoded object, at least one byte.
         kind: "update", "model" or "task".
         key: (16,) from `update_key`, `model_key` or `task_key`.
         chunk_bytes: greatest chunk, preamble included.
-        digest: blake2b-128 of data where it is known already.
+        digest: blake2b-128 of data where it is known already; a receiver in this process takes the caller's word.
     """
     if not data or len(key) != 16 or kind not in _KINDS:
         raise WireFormatError(f"{len(data)} bytes of {kind!r} with a key of {len(key)} bytes cannot be sent in chunks")
@@ -139,13 +158,15 @@ def split(data: bytes, kind: str, key: bytes, *, chunk_bytes: int = MAX_CHUNK, d
             f"chunks of {chunk_bytes} bytes; {PREAMBLE_BYTES + MIN_PAYLOAD} to {MAX_CHUNK} are allowed"
         )
     count = -(-len(data) // stride)
-    name = bytes.fromhex(digest) if digest else _blake2b(data).digest()
+    digest = digest or _blake2b(data).hexdigest()
+    name = bytes.fromhex(digest)
     view = memoryview(data)
-    chunks = []
+    chunks: list[bytes] = []
     for number in range(count):
         payload = view[number * stride : (number + 1) * stride]
         head = _HEAD.pack(_MAGIC, PROTOCOL, _KINDS[kind], 0, key, number, count, len(data), name, stride)
-        chunks.append(b"".join((head, _CRC.pack(_crc(head, payload)), payload)))
+        says = Preamble(kind, key, number, count, len(data), digest, stride)
+        chunks.append(Chunk(b"".join((head, _CRC.pack(_crc(head, payload)), payload)), says, data))
     return chunks
 
 
@@ -154,6 +175,7 @@ __all__ = [
     "MAX_COUNT",
     "MIN_PAYLOAD",
     "PREAMBLE_BYTES",
+    "Chunk",
     "Preamble",
     "count_of",
     "is_chunk",

@@ -240,7 +240,7 @@ class MemoryTransport(Transport):
         broken = self._broken
         if broken is None:
             raise NotConnected(f"{self.client_id} is not connected; the message to {topic} was not sent")
-        message = Message(topic, bytes(payload))
+        message = Message(topic, payload if isinstance(payload, bytes) else bytes(payload))
         size = packet_bytes(topic, payload)
         again = True
         while again:  # a copy more for every acknowledgement that is lost

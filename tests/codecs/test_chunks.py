@@ -17,7 +17,8 @@ from tests.helpers.codec_examples import BASE, KEY
 OBJECT_KEY = chunks.update_key(KEY, "aa" * 16)
 SMALLEST = chunks.PREAMBLE_BYTES + chunks.MIN_PAYLOAD
 DATA = random.Random(1).randbytes(5 * chunks.MIN_PAYLOAD + 100)  # six chunks of the smallest size
-PIECES = chunks.split(DATA, "update", OBJECT_KEY, chunk_bytes=SMALLEST)
+CUT = chunks.split(DATA, "update", OBJECT_KEY, chunk_bytes=SMALLEST)
+PIECES = [bytes(chunk) for chunk in CUT]  # as a network brings them
 MEGA = 1 << 20
 
 
@@ -82,6 +83,36 @@ def test_sources_do_not_mix() -> None:
     assert assembler.missing("a", OBJECT_KEY) == (3, 4, 5)
 
 
+def test_chunks_handed_over_in_the_process_give_the_object_itself_back() -> None:
+    assembler = Assembler(MEGA, MEGA)
+    for order in (CUT, CUT[::-1], [*CUT[:3], *CUT[:3], *CUT[3:]]):
+        done = feed(assembler, list(order))
+        assert done == Assembled("d", "update", OBJECT_KEY, wire.object_digest(DATA), DATA)
+        assert done.data is DATA
+    assert assembler.used_bytes == 0
+
+
+@pytest.mark.parametrize("cut", [(0,), (5,), (0, 1, 2, 3, 4), (1, 2, 3, 4, 5)])
+def test_a_single_chunk_from_elsewhere_has_the_whole_object_checked(cut: tuple[int, ...]) -> None:
+    mixed = [CUT[n] if n in cut else PIECES[n] for n in range(6)]
+    done = feed(Assembler(MEGA, MEGA), mixed)
+    assert done is not None
+    assert done.data == DATA
+    assert done.data is not DATA
+    other = next(n for n in range(6) if n not in cut)
+    bad = bytearray(PIECES[other])
+    bad[70] ^= 1
+    mixed[other] = forge(bytes(bad), 6, "H", 0)
+    with pytest.raises(WireFormatError, match="wrong digest"):
+        feed(Assembler(MEGA, MEGA), mixed)
+
+
+def test_chunks_of_two_objects_under_one_name_are_checked() -> None:
+    other = chunks.split(DATA[::-1], "update", OBJECT_KEY, chunk_bytes=SMALLEST, digest=wire.object_digest(DATA))
+    with pytest.raises(WireFormatError, match="wrong digest"):
+        feed(Assembler(MEGA, MEGA), [*CUT[:3], *other[3:]])
+
+
 def test_what_does_not_grow_expires_and_gives_its_memory_back() -> None:
     assembler = Assembler(MEGA, MEGA)
     assembler.add("d", PIECES[0], 0)
@@ -112,7 +143,7 @@ def test_an_object_that_can_never_fit_is_refused_before_memory_is_taken() -> Non
 
 def test_a_newer_object_of_a_source_takes_the_place_of_its_oldest() -> None:
     assembler = Assembler(2 * len(DATA), MEGA)
-    other = chunks.split(DATA[::-1], "update", bytes(16), chunk_bytes=SMALLEST)
+    other = [bytes(c) for c in chunks.split(DATA[::-1], "update", bytes(16), chunk_bytes=SMALLEST)]
     assembler.add("d", PIECES[0], 0)
     assert feed(assembler, other) is not None
     assert assembler.evicted == 1

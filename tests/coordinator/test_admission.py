@@ -119,7 +119,7 @@ def test_an_object_with_a_wrong_digest_is_refused() -> None:
         update = device.update(await device.task())
         lie = "0" * 32
         for part in chunks.split(device.encode(update), "update", chunks.update_key(update.key, lie), digest=lie):
-            await device.transport.publish(device.topics.update("d1"), part)
+            await device.transport.publish(device.topics.update("d1"), bytes(part))
         reply = await device.reply()
         assert (reply.kind, reply.reason, reply.key) == ("rejected", "malformed", update.key)
 

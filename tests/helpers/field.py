@@ -154,7 +154,8 @@ class Peer:
         return self.chain.encode_update(update).data
 
     def split(self, data: bytes, key: UpdateKey, chunk_bytes: int = chunks.MAX_CHUNK) -> list[bytes]:
-        return chunks.split(data, "update", chunks.update_key(key, wire.object_digest(data)), chunk_bytes=chunk_bytes)
+        parts = chunks.split(data, "update", chunks.update_key(key, wire.object_digest(data)), chunk_bytes=chunk_bytes)
+        return [bytes(part) for part in parts]  # as a network would bring them
 
     async def send(self, data: bytes, key: UpdateKey, chunk_bytes: int = chunks.MAX_CHUNK) -> None:
         for part in self.split(data, key, chunk_bytes):

@@ -166,7 +166,8 @@ class Office:
 
     def parts(self, version: VersionId) -> list[bytes]:
         data, slot = self.versions[version]
-        return chunks.split(data, "model", chunks.model_key(version, slot), chunk_bytes=self.chunk_bytes)
+        parts = chunks.split(data, "model", chunks.model_key(version, slot), chunk_bytes=self.chunk_bytes)
+        return [bytes(part) for part in parts]  # as a network would bring them
 
     async def hear(self, message: Message) -> None:
         where = self.topics.parse(message.topic)

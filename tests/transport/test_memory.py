@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from edge_sdk.codecs import chunks
 from edge_sdk.core.clock import NS, VirtualClock, run_virtual
 from edge_sdk.core.errors import NotConnected
 from edge_sdk.core.interfaces import Connected, Disconnected, Message, TransportEvent
@@ -34,6 +35,20 @@ def test_publish_takes_size_over_rate_and_there_and_back() -> None:
         sender = await client(broker, "s", link=Link(latency_s=0.1, up_bytes_per_s=1001))
         await sender.transport.publish(TOPIC, PAYLOAD)
         assert clock.now_ns() == round(1.2 * NS)
+
+    run_virtual(main)
+
+
+def test_what_is_published_arrives_as_the_very_object() -> None:
+    async def main(clock: VirtualClock) -> None:
+        broker = MemoryBroker(clock)
+        reader = await client(broker, "r", filters=(TOPIC,))
+        sender = await client(broker, "s")
+        (chunk,) = chunks.split(PAYLOAD, "update", bytes(16))
+        await sender.transport.publish(TOPIC, chunk, retain=True)
+        assert (await reader.message()).payload is chunk
+        late = await client(broker, "l", filters=(TOPIC,))
+        assert (await late.message()).payload is chunk
 
     run_virtual(main)
 
