@@ -13,6 +13,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 PIP_ARGS ?=
 ARGS ?=
 PYTEST_ARGS ?=
+# Processes that run the tests; those of devices in real time share one. 0: all in one, as --pdb wants it.
+JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install demo test check bench test-py emulate clean
@@ -23,6 +25,7 @@ help: ## say what there is
 	@echo "  PYTHON=python3.12     which Python to use (3.10 or newer)"
 	@echo "  ARGS='--seed 2'       more arguments for make demo and make bench"
 	@echo "  PYTEST_ARGS='-k mba'  more arguments for pytest"
+	@echo "  JOBS=0                run the tests in one process, for --pdb (make test takes 2)"
 	@echo "  PIP_ARGS='...'        more arguments for pip"
 	@echo "  NO_APT=1              install no Debian packages; tests that need them skip"
 
@@ -39,7 +42,7 @@ demo: $(STAMP) ## four devices learn together from real data over a real broker
 
 test: $(STAMP) ## run the whole suite
 	@.ci/apt-test-tools
-	@PATH="$$PATH:/usr/sbin:/sbin" OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@PATH="$$PATH:/usr/sbin:/sbin" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: $(STAMP) ## format, lint, types, layers
 	@$(BIN)/ruff format --check .

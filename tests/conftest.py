@@ -33,6 +33,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Tests of these places wait for devices, brokers and programs in real time. Where the suite runs on several workers
+# they stay on one of them, so that they take the processor from nobody who has to be on time.
+REAL_TIME = (
+    "contract/test_drivers.py", "contract/test_transports.py", "e2e", "hardware", "runtime", "sensors", "transport",
+)  # fmt: skip
+
 collect_ignore_glob = [
     pattern
     for library, places in NEEDS.items()
@@ -48,6 +54,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--board", type=Path, help="tests/hardware: a device's TOML; its sensors replace the virtual ones")
     group.addoption("--soak", type=float, help="tests/hardware: how long the soak takes, s; on virtual devices 3")
     group.addoption("--report", type=Path, help="tests/hardware: where the HTML report goes")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps the tests that run in real time together, where there are workers to keep them apart."""
+    if config.pluginmanager.hasplugin("xdist"):
+        places = tuple(str(Path(__file__).parent / place) for place in REAL_TIME)
+        for item in items:
+            if str(item.path).startswith(places):
+                item.add_marker(pytest.mark.xdist_group("real time"))
 
 
 @pytest.fixture(autouse=True)

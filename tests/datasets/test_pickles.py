@@ -80,7 +80,7 @@ class Runs:
         Runs(np.ctypeslib.load_library, "ran", "."),
         Path("a class of somebody's"),
     ],
-    ids=lambda hostile: str(getattr(hostile, "call", hostile)),
+    ids=lambda hostile: hostile.call.__qualname__ if isinstance(hostile, Runs) else str(hostile),
 )
 def test_nothing_else_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: Any) -> None:
     monkeypatch.chdir(tmp_path)
