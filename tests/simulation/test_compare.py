@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from coordinator import cli
@@ -117,6 +121,23 @@ def test_a_comparison_runs_leaves_what_is_done_and_does_what_is_not(spec: Path) 
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == [results[0].name]
     assert json.loads((out / "results.json").read_text())["rows"][0]["acc"] == table["rows"][0]["acc"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_a_comparison_ends_its_runs(tmp_path: Path, number: signal.Signals) -> None:
+    command = [
+        sys.executable, "-m", "coordinator.cli", "compare", "--methods", "fedasync", "--dataset", "synthetic",
+        "--devices", "2", "--updates", "1000000", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while len(children := psutil.Process(process.pid).children()) < 2:
+            assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert "0 of 2 runs are done" in said
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_damaged_result_is_named(spec: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,15 @@ def _carry_out(title: str, todo: Sequence[Run], folder: Path, jobs: int) -> dict
                 bar.advance(task)
 
         folder.mkdir(parents=True, exist_ok=True)
-        return asyncio.run(carry_out(todo, folder, jobs=jobs, told=told))
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no run goes on by itself
+        try:
+            return asyncio.run(carry_out(todo, folder, jobs=jobs, told=told))
+        except KeyboardInterrupt:
+            done = sum((folder / f"{one.name}.json").exists() for one in todo)
+            console.print(f"stopped; {done} of {len(todo)} runs are done, and the same command goes on with the others")
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _write(study: Study, pairs: tables.Pairs, table: list[tables.Row], out: Path, *, command: str) -> None:
