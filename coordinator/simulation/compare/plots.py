@@ -125,7 +125,10 @@ def _balance(figure: Any, traced: Sequence[tuple[Run, Result]]) -> None:
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
             if names:
                 axes.legend(fontsize="x-small")
-            axes.grid(alpha=0.3)
+                axes.grid(alpha=0.3)
+            else:
+                axes.text(0.5, 0.5, "it has none", ha="center", va="center", transform=axes.transAxes, color="gray")
+                axes.set_yticks([])
         row[0].set_ylabel(run.label, fontsize="small")
     for axes, title in zip(grid[0], shown.values(), strict=True):
         axes.set_title(title, fontsize="small")
