@@ -111,15 +111,18 @@ class Field:
         return [e for e in self.events if isinstance(e, kind)]
 
 
-def in_a_row(predictions: list[PredictionMade]) -> bool:
-    indices = [p.index for p in predictions]
-    return indices == list(range(indices[0], indices[0] + len(indices)))
+def none_is_missing(field: Field) -> bool:
+    """Whether every window was predicted, in order, but those that became old on a busy machine, which are counted."""
+    indices = [p.index for p in field.of(PredictionMade)]
+    assert field.device.session is not None
+    between = set(range(indices[0], indices[-1])) - set(indices)
+    return indices == sorted(set(indices)) and len(between) <= field.device.session.sensing.overtaken
 
 
 def test_senses_predicts_trains_and_follows_the_newest_version(tmp_path: Path, graph: Path) -> None:
     field = Field(tmp_path, graph)
     field.live(lambda: len(field.office.updates) >= 2 and len(field.of(PredictionMade)) >= 20)
-    assert in_a_row(field.of(PredictionMade))
+    assert none_is_missing(field)
     assert all(p.version == field.office.version for p in field.of(PredictionMade))
     assert field.of(EngineSwapped)[0].parity_error < 1e-3
     assert {m for u in field.office.updates for m in u.modalities} <= {"acc", "gyr"}
@@ -196,7 +199,7 @@ def test_new_versions_are_swapped_without_skipping_a_window(tmp_path: Path, grap
     field.label = publish  # type: ignore[method-assign]
     field.live(lambda: len(field.of(EngineSwapped)) >= 6)
     assert not field.of(SwapRefused)
-    assert in_a_row(field.of(PredictionMade))
+    assert none_is_missing(field)
     numbers = [e.version.number for e in field.of(EngineSwapped)]
     assert numbers == sorted(set(numbers))
 
