@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +135,21 @@ def _carry_out(title: str, todo: Sequence[Run], folder: Path, jobs: int) -> dict
                 bar.advance(task)
 
         folder.mkdir(parents=True, exist_ok=True)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no run goes on by itself
         try:
-            return asyncio.run(carry_out(todo, folder, jobs=jobs, told=told))
-        except KeyboardInterrupt:
+            return asyncio.run(_until_signalled(carry_out(todo, folder, jobs=jobs, told=told)))
+        except asyncio.CancelledError:
             done = sum((folder / f"{one.name}.json").exists() for one in todo)
             console.print(f"stopped; {done} of {len(todo)} runs are done, and the same command goes on with the others")
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+            raise KeyboardInterrupt from None
+
+
+async def _until_signalled(work: Coroutine[Any, Any, dict[str, Result]]) -> dict[str, Result]:
+    """Awaits work; SIGINT and SIGTERM cancel it where it waits, never while it starts a process that would be lost."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await work
 
 
 def _write(study: Study, pairs: tables.Pairs, table: list[tables.Row], out: Path, *, command: str) -> None:
